@@ -1,0 +1,1 @@
+"""Messages, options and services of package tcqueue.v1; generated."""

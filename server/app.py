@@ -1,0 +1,297 @@
+"""The one place where the parts meet: builds a process's services, opens its doors, runs its loops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from gateway.app import HttpDoor
+from server import definitions, rpc
+from server.clock import Clock
+from server.config import Settings, SettingsError
+from server.dispatch.counts import QueueCounts
+from server.dispatch.dispatcher import Dispatcher
+from server.dispatch.seen import SeenWorkers
+from server.events.log import EventLog
+from server.identity import bootstrap
+from server.identity.authenticator import Authenticator
+from server.identity.secrets import SecretBox
+from server.identity.task_credentials import TaskCredentialIssuer
+from server.loops import base as loop_base
+from server.loops.claims import ClaimExpiry
+from server.loops.deadlines import Deadlines
+from server.loops.dependencies import Dependencies
+from server.loops.events import EventRetention
+from server.loops.expiry import expiry_loops
+from server.loops.heartbeat import Heartbeat
+from server.pipeline import Pipeline
+from server.services import Services
+from server.store.batcher import Batcher
+from server.store.database import Database
+from server.store.hub import NotifyHub
+from server.transitions.creating import NewTask, create_tasks
+from server.transitions.facts import TaskFacts
+from server.transitions.machine import Machine
+from server.transitions.resolving import Resolve, resolve_runs
+from tcqueue.v1 import queue_service_pb2
+
+log = structlog.get_logger(__name__)
+
+QUEUE = queue_service_pb2.DESCRIPTOR.services_by_name["Queue"]
+
+#: What the server allows of clients' keepalive; server/client sends along what goes with it.
+_KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 3),
+)
+
+
+@dataclass(slots=True)
+class Serving:
+    """What is open, for whoever started it. Ports are the real ones where 0 was asked for."""
+
+    services: Services
+    prepared: bootstrap.Prepared
+    grpc_port: int = 0
+    http_port: int = 0
+
+
+@dataclass(slots=True)
+class Process:
+    """A process's services and what must be undone for them, in reverse order."""
+
+    services: Services
+    prepared: bootstrap.Prepared
+    heartbeat: Heartbeat
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def close(self) -> None:
+        """Ends everything that `start` began."""
+        await self.stack.aclose()
+
+
+async def start(settings: Settings) -> Process:
+    """Connects to the database (migrated already) and builds the services on it.
+
+    Raises Unavailable, SettingsError, or what identity's bootstrap raises.
+    """
+    async with AsyncExitStack() as stack:
+        db = await Database.open(settings.database_url, settings=settings)
+        stack.push_async_callback(db.close)
+        process_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+        hub = NotifyHub(db, process_id)
+        await hub.start()
+        stack.push_async_callback(hub.stop)
+        prepared = await bootstrap.prepare(db, hub, settings, SecretBox.from_settings(settings))
+        authenticator = Authenticator(db, hub, settings)
+        await authenticator.start()
+        stack.push_async_callback(authenticator.stop)
+        clock = Clock()
+        machine = Machine(db, hub, settings, process_id)
+        linger = settings.batch_linger_ms / 1000
+        creations: Batcher[NewTask, TaskFacts] = Batcher(
+            "create", lambda items: create_tasks(machine, items, definitions.same), lanes=2, max_linger=linger
+        )
+        resolutions: Batcher[Resolve, TaskFacts] = Batcher(
+            "resolve", lambda items: resolve_runs(machine, items), lanes=2, max_linger=linger
+        )
+        issuer = TaskCredentialIssuer(bootstrap.QUEUE_CLIENT, prepared.queue_access_token)
+        seen = SeenWorkers(db, hub, settings, clock)
+        stack.push_async_callback(seen.close)
+        counts = QueueCounts(db)
+        stack.push_async_callback(counts.close)
+        events = EventLog(db, hub, settings)
+        stack.push_async_callback(events.stop)
+        dispatcher = Dispatcher(machine, seen, issuer, clock, resolutions)
+        stack.push_async_callback(_finish, [creations, resolutions, dispatcher.accepts, dispatcher.reclaims])
+        stack.push_async_callback(dispatcher.stop)
+        heartbeat = Heartbeat(machine, dispatcher, clock)
+        await heartbeat.beat()
+        stack.push_async_callback(_quietly, heartbeat.leave)
+        services = Services(
+            settings=settings,
+            clock=clock,
+            db=db,
+            hub=hub,
+            machine=machine,
+            creations=creations,
+            resolutions=resolutions,
+            authenticator=authenticator,
+            issuer=issuer,
+            seen=seen,
+            counts=counts,
+            dispatcher=dispatcher,
+            events=events,
+        )
+        process = Process(services, prepared, heartbeat, stack.pop_all())
+    return process
+
+
+async def serve(
+    settings: Settings, *, reuse_port: bool = False, ready: Callable[[Serving], None] | None = None
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains: health says NOT_SERVING, streams are asked to go
+    elsewhere, calls under way get the grace of `shutdown_grace_s`."""
+    process = await start(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    try:
+        await _serve(process, stop, reuse_port, ready)
+    finally:
+        await process.close()
+
+
+async def _serve(
+    process: Process, stop: asyncio.Event, reuse_port: bool, ready: Callable[[Serving], None] | None
+) -> None:
+    settings = process.services.settings
+    serving = Serving(process.services, process.prepared)
+    pipeline = Pipeline(process.services, QUEUE)
+    background: list[Coroutine[Any, Any, None]] = [
+        process.heartbeat.run(stop),
+        process.heartbeat.upkeep(stop),
+    ]
+    if settings.loops:
+        background += [loop_base.run(loop, stop) for loop in loops(process.services)]
+    tasks = [asyncio.create_task(work) for work in background]
+    for task in tasks:
+        task.add_done_callback(lambda done: stop.set())
+    door = GrpcDoor(settings, pipeline, reuse_port=reuse_port) if settings.grpc_listen else None
+    http = HttpDoor(process.services, settings.http_listen, reuse_port=reuse_port) if settings.http_listen else None
+    try:
+        if door is not None:
+            serving.grpc_port = await door.open()
+        if http is not None:
+            serving.http_port = await http.open()
+        if ready is not None:
+            ready(serving)
+        log.info("serving", grpc=serving.grpc_port, http=serving.http_port)
+        await stop.wait()
+        log.info("draining", grace_s=settings.shutdown_grace_s)
+        if door is not None:
+            await door.close(process.services)
+        if http is not None:
+            await http.close()
+    finally:
+        stop.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+def loops(services: Services) -> Sequence[loop_base.Loop]:
+    """Every background loop of a process."""
+    settings, machine = services.settings, services.machine
+    return [
+        ClaimExpiry(machine),
+        Deadlines(machine),
+        Dependencies(machine),
+        EventRetention(services.db, settings),
+        *expiry_loops(
+            services.db,
+            task_delay_s=settings.task_expiration_delay_s,
+            worker_delay_s=settings.worker_info_expiration_delay_s,
+            batch=settings.loop_batch_size,
+            pause_s=settings.expiry_interval_s,
+        ),
+    ]
+
+
+class GrpcDoor:
+    """The gRPC server: the queue, health by service, reflection."""
+
+    def __init__(self, settings: Settings, pipeline: Pipeline, *, reuse_port: bool) -> None:
+        self._settings = settings
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+                ("grpc.max_metadata_size", 64 * 1024),
+                ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+                ("grpc.so_reuseport", int(reuse_port)),
+                *_KEEPALIVE,
+            ]
+        )
+        self._server.add_generic_rpc_handlers((rpc.generic_handler(QUEUE.full_name, pipeline),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (QUEUE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def open(self) -> int:
+        """Binds and starts; returns the port. Raises SettingsError when the address cannot be had."""
+        address = self._settings.grpc_listen
+        try:
+            credentials = tls_credentials(self._settings)
+            if credentials is not None:
+                port = self._server.add_secure_port(address, credentials)
+            else:
+                _refuse_open_plaintext(self._settings, address)
+                port = self._server.add_insecure_port(address)
+        except RuntimeError as e:
+            raise SettingsError(f"cannot listen on {address} (TCQUEUE_GRPC_LISTEN): is it in use?") from e
+        await self._server.start()
+        for name in ("", QUEUE.full_name):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def close(self, services: Services) -> None:
+        """Says NOT_SERVING, drains streams, then calls."""
+        await self._health.enter_graceful_shutdown()
+        grace = self._settings.shutdown_grace_s
+        stopping = asyncio.create_task(self._server.stop(grace))
+        await services.dispatcher.drain("shutdown", grace / 2)
+        await stopping
+
+
+def tls_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """TLS as the settings ask for it; None for plaintext. Raises SettingsError for unreadable files."""
+    if not settings.tls_cert_file and not settings.tls_key_file:
+        return None
+    try:
+        key = Path(settings.tls_key_file).read_bytes()
+        chain = Path(settings.tls_cert_file).read_bytes()
+        ca = Path(settings.tls_client_ca_file).read_bytes() if settings.tls_client_ca_file else None
+    except OSError as e:
+        raise SettingsError(f"TLS needs both a certificate and a key that can be read: {e}") from e
+    return grpc.ssl_server_credentials([(key, chain)], ca, require_client_auth=ca is not None)
+
+
+def _refuse_open_plaintext(settings: Settings, address: str) -> None:
+    host = address.rsplit(":", 1)[0].strip("[]")
+    if host in ("localhost", "127.0.0.1", "::1") or host.startswith("127.") or settings.allow_plaintext:
+        return
+    raise SettingsError(
+        f"plaintext on {address} would show tokens to the network: set TCQUEUE_TLS_CERT_FILE and "
+        "TCQUEUE_TLS_KEY_FILE, or TCQUEUE_ALLOW_PLAINTEXT=true behind a proxy that speaks TLS"
+    )
+
+
+async def _finish(batchers: Sequence[Batcher[Any, Any]]) -> None:
+    for batcher in batchers:
+        await batcher.drain()
+
+
+async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except Exception as e:
+        log.warning("shutdown step failed", error=str(e))

@@ -1,0 +1,141 @@
+"""Settings: every time, limit and address in one frozen object, read from TCQUEUE_* variables.
+
+A setting's environment name is TCQUEUE_ and its field name in upper case; DATABASE_URL stands
+for `database_url`. Defaults are those of queue.md 6.1. Durations are seconds, as floats.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+class SettingsError(ValueError):
+    """A setting's text cannot be read; the message names the variable and what it takes."""
+
+
+def setting(default: Any, help_text: str) -> Any:
+    """A field of Settings with the sentence that the configuration table shows for it."""
+    if isinstance(default, list):
+        return field(default_factory=list, metadata={"help": help_text})
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All there is to configure. Unusual values are legal: a claim timeout of 1 s, an expiry delay
+    below zero (things expire late) or above (they expire early)."""
+
+    # Where state lives
+    database_url: str = setting("", "PostgreSQL 15-18 to use; empty starts the embedded one in data_dir")
+    data_dir: str = setting("data", "folder of the embedded Postgres, its keys and artifacts")
+    hot_pool_size: int = setting(6, "connections for the batched hot statements, per process")
+    cold_pool_size: int = setting(8, "connections for everything else, per process")
+    statement_timeout_s: float = setting(30.0, "longest a single statement of a call may run")
+    db_wait_timeout_s: float = setting(5.0, "how long a call waits for a connection before UNAVAILABLE")
+
+    # Front doors
+    grpc_listen: str = setting("127.0.0.1:50051", "address of the gRPC door; empty closes it")
+    http_listen: str = setting("127.0.0.1:8080", "address of the HTTP door; empty closes it")
+    tls_cert_file: str = setting("", "PEM certificate chain; with tls_key_file turns TLS on")
+    tls_key_file: str = setting("", "PEM private key of tls_cert_file")
+    tls_client_ca_file: str = setting("", "PEM CA; given, clients must present a certificate it signed")
+    allow_plaintext: bool = setting(False, "serve without TLS on addresses other than loopback")
+    max_message_bytes: int = setting(16 * 1024 * 1024, "largest gRPC message taken or sent")
+    max_concurrent_streams: int = setting(20_000, "RPCs one connection may have open at once")
+    shutdown_grace_s: float = setting(20.0, "time running calls get after SIGTERM")
+    loops: bool = setting(True, "run the background loops inside serve")
+    batch_linger_ms: float = setting(5.0, "longest a busy batcher waits for company")
+
+    # The queue's own clocks (queue.md 6.1)
+    claim_timeout_s: float = setting(1200.0, "how long a claim lasts before it must be renewed")
+    claim_poll_s: float = setting(20.0, "how long ClaimTasks waits on an empty queue")
+    max_task_deadline_days: float = setting(5.0, "how far ahead a deadline may lie")
+    task_max_dependencies: int = setting(10_000, "most dependencies a task may name")
+    deadline_delay_s: float = setting(60.0, "grace after a deadline before it is enforced")
+    claim_poll_delay_s: float = setting(5.0, "idle pause of the claim expiry loop")
+    deadline_poll_delay_s: float = setting(5.0, "idle pause of the deadline loop")
+    dependency_poll_delay_s: float = setting(5.0, "idle pause of the loop that pages large fan-outs")
+    loop_batch_size: int = setting(256, "rows one round of a loop handles")
+    dependency_page_size: int = setting(1000, "dependents released inside the resolving transaction")
+    task_expiration_delay_s: float = setting(
+        -1800.0, "cut-off for deleting tasks, groups, edges: now plus this"
+    )
+    artifact_expiration_delay_s: float = setting(-1800.0, "cut-off for deleting artifacts: now plus this")
+    worker_info_expiration_delay_s: float = setting(
+        -1800.0, "cut-off for deleting queues and workers: now plus this"
+    )
+    expiry_interval_s: float = setting(3600.0, "pause between two rounds of the expiry loop")
+    worker_info_update_s: float = setting(1800.0, "how often a busy worker's row is written anew")
+    event_retention_s: float = setting(7 * 86400.0, "how long the event log is kept")
+
+    # ClaimWork streams (design: the stream is the lease)
+    stream_accept_timeout_s: float = setting(10.0, "a claim not accepted by then is taken back")
+    stream_grace_s: float = setting(45.0, "lease of a broken stream's runs before they are retried")
+    stream_ping_interval_s: float = setting(20.0, "pause between pings on an idle stream")
+    stream_pong_timeout_s: float = setting(20.0, "silence after a ping that ends the stream")
+    stream_max_age_s: float = setting(3600.0, "age at which a stream is closed politely; jittered by a tenth")
+    stream_send_buffer: int = setting(64, "messages queued for a slow reader before it is cut off")
+    stream_max_slots: int = setting(1024, "most slots one stream may offer")
+    stream_reclaim_fraction: float = setting(0.5, "part of the claim timeout after which runs are reclaimed")
+    claimer_poll_s: float = setting(2.0, "safety-net poll of a queue that has waiting workers")
+    process_lease_s: float = setting(15.0, "silence after which another process counts as dead")
+
+    # Identity
+    encryption_key: str = setting("", "key for secrets at rest; empty keeps one in data_dir (embedded only)")
+    root_access_token: str = setting("", "access token of the first-start root client; empty makes one up")
+    static_clients: list[dict[str, Any]] = setting([], "JSON list of clientId, accessToken, scopes, description")
+    default_anonymous_role: bool = setting(True, "fill the anonymous role at the very first start")
+
+    # Logs
+    log_level: str = setting("info", "debug, info, warning or error")
+    log_format: str = setting("auto", "json, console, or auto: console on a terminal")
+
+    @staticmethod
+    def from_env(environ: Mapping[str, str], **overrides: Any) -> Settings:
+        """Settings from the environment; overrides that are not None win over it.
+
+        Raises SettingsError for an unreadable value and for an unknown TCQUEUE_ name, which is
+        nearly always a misspelt one.
+        """
+        values: dict[str, Any] = {}
+        known = {environment_name(f.name): f for f in fields(Settings)}
+        for name, f in known.items():
+            if name in environ:
+                values[f.name] = _parse(name, str(f.type), environ[name])
+        allowed_elsewhere = ("TCQUEUE_TEST_", "TCQUEUE_AMQP_", "TCQUEUE_S3_", "TCQUEUE_CLIENT_")
+        for name in environ:
+            if name.startswith("TCQUEUE_") and name not in known and not name.startswith(allowed_elsewhere):
+                raise SettingsError(f"{name} is not a setting; `tcqueue serve --help` lists them")
+        values.update({k: v for k, v in overrides.items() if v is not None})
+        return Settings(**values)
+
+
+def environment_name(field_name: str) -> str:
+    """The environment variable that carries a setting."""
+    return "DATABASE_URL" if field_name == "database_url" else f"TCQUEUE_{field_name.upper()}"
+
+
+def _parse(name: str, kind: str, text: str) -> Any:
+    try:
+        if kind == "bool":
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
+                text.strip().lower()
+            ]
+        if kind == "int":
+            return int(text)
+        if kind == "float":
+            return float(text)
+        if kind.startswith("list"):
+            value = json.loads(text)
+            if not isinstance(value, list):
+                raise ValueError(text)
+            return value
+    except (ValueError, KeyError) as e:
+        raise SettingsError(f"{name} takes {_KINDS.get(kind, 'a JSON list')}, not {text!r}") from e
+    return text
+
+
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number of seconds"}

@@ -1,0 +1,51 @@
+"""Claims as messages, with the credentials that go along (queue.md 1.7)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from server import definitions
+from server.identity.task_credentials import TaskCredentialIssuer
+from server.transitions.claiming import Offered
+from server.views import stamp, status_message
+from tcqueue.v1.claim_pb2 import Claim, TaskCredentials
+from tcqueue.v1.task_pb2 import TaskDefinition
+
+
+def claim_message(offer: Offered, issuer: TaskCredentialIssuer) -> Claim:
+    """An offered or claimed run with everything its worker needs."""
+    task = definitions.load(offer.definition, offer.facts.priority)
+    run = offer.run()
+    group, worker = run.worker_group or "", run.worker_id or ""
+    issued = issuer.issue(
+        offer.facts.task_id, offer.run_id, group, worker, offer.taken_until, task.scopes, offer.started
+    )
+    return Claim(
+        status=status_message(offer.facts, task),
+        run_id=offer.run_id,
+        worker_group=group,
+        worker_id=worker,
+        taken_until=stamp(offer.taken_until),
+        task=task,
+        credentials=TaskCredentials(
+            client_id=issued.client_id, access_token=issued.access_token, certificate=issued.certificate
+        ),
+    )
+
+
+def credentials_message(
+    issuer: TaskCredentialIssuer,
+    task_id: str,
+    run_id: int,
+    worker_group: str,
+    worker_id: str,
+    taken_until: datetime,
+    definition: bytes,
+    now: datetime,
+) -> TaskCredentials:
+    """Fresh credentials for a renewed claim."""
+    scopes = TaskDefinition.FromString(definition).scopes
+    issued = issuer.issue(task_id, run_id, worker_group, worker_id, taken_until, scopes, now)
+    return TaskCredentials(
+        client_id=issued.client_id, access_token=issued.access_token, certificate=issued.certificate
+    )

@@ -1,0 +1,450 @@
+"""All streams and claimers of a process: what they do to the database, and what reaches them from it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import structlog
+
+from server import metrics
+from server.clock import Clock
+from server.dispatch.claimer import Claimer, Waiter
+from server.dispatch.credentials import claim_message, credentials_message
+from server.dispatch.seen import SeenWorkers
+from server.dispatch.session import Held, Key, Send, Session
+from server.errors import QueueError, Unavailable
+from server.identity.task_credentials import TaskCredentialIssuer
+from server.store.batcher import Batcher
+from server.transitions import claiming
+from server.transitions.claiming import Offered, Reclaim, Reclaimed
+from server.transitions.facts import TaskFacts
+from server.transitions.machine import CLAIMS, Machine, rounds
+from server.transitions.resolving import Resolve, resolve_runs
+from server.views import TASK_STATES, stamp
+from tcqueue.v1.claim_pb2 import ReclaimedRun
+
+log = structlog.get_logger(__name__)
+
+
+#: Seconds a worker gets to resume elsewhere after its stream was told to retire.
+RETIRE_S = 10.0
+
+
+class Dispatcher:
+    """Serves claim streams and long polls. `upkeep` must be called a few times a second."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        seen: SeenWorkers,
+        issuer: TaskCredentialIssuer,
+        clock: Clock,
+        resolutions: Batcher[Resolve, TaskFacts],
+    ) -> None:
+        self.machine = machine
+        self.seen = seen
+        self.issuer = issuer
+        self.clock = clock
+        self.resolutions = resolutions
+        linger = machine.settings.batch_linger_ms / 1000
+        self.sessions: dict[str, Session] = {}
+        self.accepts: Batcher[Offered, bool] = Batcher(
+            "accept", lambda items: claiming.accept_runs(machine, items), lanes=2, max_linger=linger
+        )
+        self.reclaims: Batcher[Reclaim, Reclaimed] = Batcher(
+            "reclaim", lambda items: claiming.reclaim_runs(machine, items), lanes=1, max_linger=linger
+        )
+        self._leases: Batcher[tuple[str, int, str], None] = Batcher("lease", self._lease, lanes=1, max_linger=linger)
+        self._withdrawals: Batcher[tuple[str, int, str], None] = Batcher(
+            "withdraw", self._withdraw, lanes=1, max_linger=linger
+        )
+        self._claimers: dict[str, Claimer] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        #: (when, session, run), in the order of when: all waits of a kind are equally long.
+        self._offers_due: deque[tuple[float, Session, Key]] = deque()
+        self._renewals_due: deque[tuple[float, Session, Key]] = deque()
+        self._subscriptions = [
+            machine.hub.subscribe("pending", self._on_pending),
+            machine.hub.subscribe("revoked", self._on_revoked),
+            machine.hub.subscribe_gap(self._on_gap),
+            seen.subscribe(self._on_quarantine),
+        ]
+
+    # -- streams -------------------------------------------------------------------------------
+
+    async def open(
+        self, queue_id: str, worker_group: str, worker_id: str, slots: int, held: Sequence[Key], send: Send
+    ) -> Session:
+        """Begins a stream: the worker is noted as seen, its runs are resumed, and work comes."""
+        until = await self.seen.saw(queue_id, worker_group, worker_id)
+        now = self._now()
+        session = Session(str(uuid.uuid4()), queue_id, worker_group, worker_id, slots, send, now)
+        session.quarantine_until = until
+        session.retire_at = now + self.machine.settings.stream_max_age_s * random.uniform(0.9, 1.1)
+        self.sessions[session.stream_id] = session
+        metrics.STREAMS.inc()
+        try:
+            if held:
+                await self._resume(session, held)
+        except BaseException:
+            self.close(session)
+            raise
+        if until is not None:
+            self._say_quarantined(session)
+        self._claimer(queue_id).add(session)
+        return session
+
+    def accept(self, session: Session, key: Key) -> None:
+        """Takes an offer on; one that no longer stands is revoked."""
+        held = session.held.get(key)
+        if held is None or held.offer is None:
+            session.revoke(key, "claim-expired")
+            return
+        if held.accepted or held.accepting is not None:
+            return
+        held.accepting = self.accepts.enqueue(held.offer)
+        held.accepting.add_done_callback(lambda done: self._accepted(session, key, held, done))
+
+    def resolve(self, session: Session, resolution: Resolve) -> None:
+        """Resolves a run that the stream holds; the answer is sent on the stream."""
+        key = (resolution.task_id, resolution.run_id)
+        session.begin()
+        held = session.held.get(key)
+        if held is not None and held.accepting is not None:
+            # The accept is under way: its transaction has to come first.
+            held.accepting.add_done_callback(lambda _: self._submit(session, key, resolution))
+        else:
+            self._submit(session, key, resolution)
+
+    def set_slots(self, session: Session, slots: int) -> None:
+        """Changes how many runs the worker can hold."""
+        session.slots = slots
+        self._claimer(session.queue_id).freed(session)
+
+    def close(self, session: Session) -> None:
+        """Ends a stream from the server's side: offers go back, runs get the grace lease."""
+        if self.sessions.pop(session.stream_id, None) is None:
+            return
+        metrics.STREAMS.dec()
+        session.end()
+        claimer = self._claimers.get(session.queue_id)
+        if claimer is not None:
+            claimer.remove(session)
+            if claimer.idle:
+                del self._claimers[session.queue_id]
+        for key, held in session.held.items():
+            item = (*key, session.stream_id)
+            if held.accepting is not None:
+                held.accepting.add_done_callback(lambda _, item=item: self._spawn(self._leases.submit(item)))
+            elif not held.accepted:
+                self._spawn(self._withdrawals.submit(item))
+            elif not held.detached:
+                self._spawn(self._leases.submit(item))
+        session.held.clear()
+
+    # -- unary callers -------------------------------------------------------------------------
+
+    async def poll(self, queue_id: str, worker_group: str, worker_id: str, wanted: int, wait_s: float) -> list[Offered]:
+        """Claims up to `wanted` runs, waiting up to `wait_s` seconds for the first."""
+        waiter = Waiter(worker_group, worker_id, wanted, asyncio.get_running_loop().create_future())
+        claimer = self._claimer(queue_id)
+        claimer.wait(waiter)
+        try:
+            return await asyncio.wait_for(asyncio.shield(waiter.result), wait_s)
+        except TimeoutError:
+            return waiter.result.result() if waiter.result.done() else []
+        except asyncio.CancelledError:
+            if waiter.result.done() and not waiter.result.cancelled():
+                self._give_back(waiter.result.result())
+            raise
+        finally:
+            claimer.leave(waiter)
+            if not waiter.result.done():
+                waiter.result.cancel()
+            if claimer.idle and self._claimers.get(queue_id) is claimer:
+                del self._claimers[queue_id]
+
+    # -- upkeep and end ------------------------------------------------------------------------
+
+    def upkeep(self) -> None:
+        """Renews claims, takes back offers, pings, ends quarantines and old streams. No query of its own:
+        what it starts is batched."""
+        now = self._now()
+        settings = self.machine.settings
+        while self._offers_due and self._offers_due[0][0] <= now:
+            _, session, key = self._offers_due.popleft()
+            held = session.held.get(key)
+            if held is not None and not held.accepted and held.accepting is None:
+                session.revoke(key, "claim-expired")
+                self._spawn(self._withdrawals.submit((*key, session.stream_id)))
+                self._freed(session)
+        while self._renewals_due and self._renewals_due[0][0] <= now:
+            _, session, key = self._renewals_due.popleft()
+            held = session.held.get(key)
+            if held is not None and held.accepted and not held.detached and not session.closing:
+                self._spawn(self._renew(session, key))
+        wall = self.clock.seconds()
+        for session in list(self.sessions.values()):
+            if session.quarantine_until is not None and session.quarantine_until <= wall:
+                session.quarantine_until = None
+                session.send_quarantined(None)
+                self._freed(session)
+            if session.retire_at <= now:
+                if session.draining:
+                    session.end()
+                    continue
+                session.send_drain("max-age")
+                session.retire_at = now + RETIRE_S
+            if session.pinged is not None and now - session.pinged > settings.stream_pong_timeout_s:
+                session.end(Unavailable("no answer to a ping: the stream is given up"))
+            elif session.pinged is None and now - session.last_heard > settings.stream_ping_interval_s:
+                session.pinged = now
+                session.send_ping(int(now * 1000))
+
+    async def drain(self, reason: str, grace_s: float) -> None:
+        """Asks every worker to go elsewhere, then closes the streams."""
+        for session in self.sessions.values():
+            if not session.draining:
+                session.send_drain(reason)
+        deadline = self._now() + grace_s
+        while self.sessions and self._now() < deadline:
+            await asyncio.sleep(0.05)
+        for session in list(self.sessions.values()):
+            session.end(Unavailable("the server is shutting down"))
+
+    async def stop(self) -> None:
+        """Ends everything; returns when nothing is under way."""
+        for unsubscribe in self._subscriptions:
+            unsubscribe()
+        for session in list(self.sessions.values()):
+            self.close(session)
+        for claimer in list(self._claimers.values()):
+            await claimer.stop()
+        self._claimers.clear()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def readopt(self) -> None:
+        """This process had been taken for dead: says that its streams' runs are held after all."""
+        runs = [
+            (key[0], session.stream_id)
+            for session in self.sessions.values()
+            for key, held in session.held.items()
+            if held.accepted and not held.detached
+        ]
+        if runs:
+            await self.machine.db.fetch(
+                CLAIMS["readopt_runs"], ([task for task, _ in runs], [stream for _, stream in runs])
+            )
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _claimer(self, queue_id: str) -> Claimer:
+        claimer = self._claimers.get(queue_id)
+        if claimer is None:
+            settings = self.machine.settings
+            claimer = self._claimers[queue_id] = Claimer(
+                queue_id,
+                offer=lambda queue, slots: claiming.offer_runs(self.machine, queue, slots),
+                claim=lambda queue, workers: claiming.claim_runs(self.machine, queue, workers),
+                deliver=self._deliver,
+                give_back=self._give_back,
+                poll_s=settings.claimer_poll_s,
+                linger_s=settings.batch_linger_ms / 1000,
+            )
+        return claimer
+
+    def _deliver(self, session: Session, offer: Offered) -> None:
+        key = (offer.facts.task_id, offer.run_id)
+        session.held[key] = Held(offer)
+        self._offers_due.append((self._now() + self.machine.settings.stream_accept_timeout_s, session, key))
+        metrics.CLAIMED.labels(session.queue_id).inc()
+        session.send_claim(key, claim_message(offer, self.issuer))
+
+    def _give_back(self, offers: Sequence[Offered]) -> None:
+        """Returns what could not be delivered: offers without a trace, unary claims as lost runs."""
+        lost = [o for o in offers if not o.stream_id]
+        for offer in offers:
+            if offer.stream_id:
+                self._spawn(self._withdrawals.submit((offer.facts.task_id, offer.run_id, offer.stream_id)))
+        if lost:
+            items = [Resolve(o.facts.task_id, o.run_id, "exception", "claim-expired") for o in lost]
+            self._spawn(resolve_runs(self.machine, items))
+
+    def _accepted(self, session: Session, key: Key, held: Held, done: asyncio.Future[bool]) -> None:
+        held.accepting = None
+        if session.closing or session.held.get(key) is not held:
+            return
+        failure = None if done.cancelled() else done.exception()
+        if failure is None and not done.cancelled() and done.result():
+            held.accepted = True
+            held.offer = None
+            due = self._now() + self.machine.settings.claim_timeout_s * self.machine.settings.stream_reclaim_fraction
+            self._renewals_due.append((due, session, key))
+            return
+        # Refused, or unknown because the database went away: either way the worker must not go on.
+        if failure is not None:
+            log.warning("accept failed", task_id=key[0], run_id=key[1], error=str(failure))
+            self._spawn(self._withdrawals.submit((*key, session.stream_id)))
+            self._spawn(self._leases.submit((*key, session.stream_id)))
+        session.revoke(key, "claim-expired")
+        self._freed(session)
+
+    def _submit(self, session: Session, key: Key, resolution: Resolve) -> None:
+        future = self.resolutions.enqueue(resolution)
+        future.add_done_callback(lambda done: self._resolved(session, key, done))
+
+    def _resolved(self, session: Session, key: Key, done: asyncio.Future[TaskFacts]) -> None:
+        if session.closing or done.cancelled():
+            return
+        failure = done.exception()
+        if failure is None:
+            session.held.pop(key, None)
+            session.send_result(key, TASK_STATES[done.result().state])  # type: ignore[arg-type]
+            self._freed(session)
+        elif isinstance(failure, Unavailable):
+            session.send_result(key, None, failure)
+        elif isinstance(failure, QueueError):
+            session.held.pop(key, None)
+            session.send_result(key, None, failure)
+            self._freed(session)
+        else:
+            log.error("resolution failed", task_id=key[0], run_id=key[1], exc_info=failure)
+            session.send_result(key, None, Unavailable("internal error; try again"))
+
+    def _freed(self, session: Session) -> None:
+        claimer = self._claimers.get(session.queue_id)
+        if claimer is not None:
+            claimer.freed(session)
+
+    async def _resume(self, session: Session, held: Sequence[Key]) -> None:
+        keys = sorted(set(held))
+        rows = await self.machine.db.fetch(
+            CLAIMS["resume_runs"],
+            (
+                [key[0] for key in keys],
+                [key[1] for key in keys],
+                session.stream_id,
+                self.machine.process_id,
+                session.worker_group,
+                session.worker_id,
+                session.queue_id,
+            ),
+        )
+        for ordinal, resumed, state, reason, process_id, stream_id in rows:
+            key = keys[ordinal - 1]
+            if resumed:
+                session.held[key] = Held(accepted=True)
+                if stream_id is not None and stream_id != session.stream_id and process_id is not None:
+                    self.machine.hub.publish("revoked", f"{stream_id} {key[0]} {key[1]} taken-over")
+            elif state is None:
+                session.revoke(key, "unknown")
+            elif state == "running":
+                session.revoke(key, "taken-over")
+            elif reason in ("canceled", "deadline-exceeded", "claim-expired"):
+                session.revoke(key, reason)
+            else:
+                session.revoke(key, "claim-expired" if state == "pending" else "resolved-elsewhere")
+        await asyncio.gather(*(self._renew(session, key) for key in list(session.held)))
+
+    async def _renew(self, session: Session, key: Key) -> None:
+        settings = self.machine.settings
+        try:
+            renewed = await self.reclaims.submit(Reclaim(*key, session.stream_id))
+        except Unavailable:
+            # Try again soon; the claim has half its time left.
+            self._renewals_due.appendleft((self._now() + 1.0, session, key))
+            return
+        except QueueError as e:
+            if session.held.get(key) is not None and not session.closing:
+                reason = e.details.get("reason", "")
+                known = reason in ("canceled", "deadline-exceeded", "claim-expired")
+                session.revoke(key, reason if known else "resolved-elsewhere")
+                self._freed(session)
+            return
+        if session.held.get(key) is None or session.closing:
+            return
+        session.send_reclaimed(
+            ReclaimedRun(
+                task_id=key[0],
+                run_id=key[1],
+                taken_until=stamp(renewed.taken_until),
+                credentials=credentials_message(
+                    self.issuer, key[0], key[1], renewed.worker_group, renewed.worker_id, renewed.taken_until,
+                    renewed.definition, renewed.now,
+                ),
+            )
+        )  # fmt: skip
+        due = self._now() + settings.claim_timeout_s * settings.stream_reclaim_fraction
+        self._renewals_due.append((due, session, key))
+
+    async def _lease(self, items: Sequence[tuple[str, int, str]]) -> list[None]:
+        for indexes in rounds(items, lambda item: item[0]):
+            batch = [items[i] for i in indexes]
+            await self.machine.db.fetch(
+                CLAIMS["lease_runs"],
+                ([b[0] for b in batch], [b[2] for b in batch], self.machine.settings.stream_grace_s),
+                hot=True,
+            )
+        return [None] * len(items)
+
+    async def _withdraw(self, items: Sequence[tuple[str, int, str]]) -> list[None]:
+        await claiming.withdraw_offers(self.machine, items)
+        return [None] * len(items)
+
+    def _on_pending(self, queue_id: str) -> None:
+        claimer = self._claimers.get(queue_id)
+        if claimer is not None:
+            claimer.pending()
+
+    def _on_revoked(self, text: str) -> None:
+        stream_id, task_id, run_id, reason = text.split(" ", 3)
+        session = self.sessions.get(stream_id)
+        if session is None:
+            return
+        key = (task_id, int(run_id))
+        held = session.held.get(key)
+        if held is None:
+            return
+        if reason == "detached":
+            held.detached = True
+            return
+        session.revoke(key, reason)
+        self._freed(session)
+
+    def _on_quarantine(self, queue_id: str, worker_group: str, worker_id: str, until: float) -> None:
+        for session in self.sessions.values():
+            if (session.queue_id, session.worker_group, session.worker_id) == (queue_id, worker_group, worker_id):
+                was = session.quarantine_until
+                session.quarantine_until = until if until > self.clock.seconds() else None
+                if session.quarantine_until != was:
+                    self._say_quarantined(session)
+                    self._freed(session)
+
+    def _on_gap(self) -> None:
+        """Notifications were lost: look everywhere."""
+        for claimer in self._claimers.values():
+            claimer.pending()
+
+    def _say_quarantined(self, session: Session) -> None:
+        until = session.quarantine_until
+        session.send_quarantined(None if until is None else self.clock.moment(until))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            log.warning("stream upkeep failed", error=str(failure))
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,239 @@
+"""One ClaimWork stream: what it holds, what waits to be sent, and nothing that needs a query (design 5)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from server.errors import QueueError
+from server.transitions.claiming import Offered
+from server.views import stamp
+from tcqueue.v1.claim_pb2 import (
+    Claim,
+    ClaimWorkClaims,
+    ClaimWorkDrain,
+    ClaimWorkPing,
+    ClaimWorkQuarantined,
+    ClaimWorkReclaimed,
+    ClaimWorkResolved,
+    ClaimWorkResponse,
+    ClaimWorkRevoked,
+    ReclaimedRun,
+    ResolutionError,
+    ResolutionResult,
+    Revocation,
+    RevocationReason,
+)
+from tcqueue.v1.task_pb2 import TaskState
+
+Key = tuple[str, int]
+Send = Callable[[ClaimWorkResponse], Awaitable[None]]
+
+REVOCATIONS = {
+    "canceled": RevocationReason.REVOCATION_REASON_CANCELED,
+    "deadline-exceeded": RevocationReason.REVOCATION_REASON_DEADLINE_EXCEEDED,
+    "claim-expired": RevocationReason.REVOCATION_REASON_CLAIM_EXPIRED,
+    "resolved-elsewhere": RevocationReason.REVOCATION_REASON_RESOLVED_ELSEWHERE,
+    "taken-over": RevocationReason.REVOCATION_REASON_TAKEN_OVER,
+    "unknown": RevocationReason.REVOCATION_REASON_UNKNOWN,
+}
+
+
+@dataclass(slots=True)
+class Held:
+    """A run the worker has. Until `accepted` it is an offer; `accepting` is set while the accept is under
+    way. A detached run is renewed by its worker through another door and takes its slot here only."""
+
+    offer: Offered | None = None
+    accepted: bool = False
+    detached: bool = False
+    accepting: asyncio.Future[bool] | None = None
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """What waits to be sent, one message for each kind however much there is of it."""
+
+    claims: dict[Key, Claim] = field(default_factory=dict)
+    reclaimed: list[ReclaimedRun] = field(default_factory=list)
+    revoked: list[Revocation] = field(default_factory=list)
+    resolved: list[ResolutionResult] = field(default_factory=list)
+    others: list[ClaimWorkResponse] = field(default_factory=list)
+
+
+class Session:
+    """A worker's open stream. Once `ended` it must close; `failure` is then what to fail with, or None.
+
+    `stop` is called when the server ends the stream; its handler sets it.
+    """
+
+    __slots__ = (
+        "_in_flight",
+        "_out",
+        "_pump",
+        "_send",
+        "_settled",
+        "closing",
+        "draining",
+        "failure",
+        "held",
+        "last_heard",
+        "pinged",
+        "quarantine_until",
+        "queue_id",
+        "retire_at",
+        "slots",
+        "stop",
+        "stream_id",
+        "worker_group",
+        "worker_id",
+    )
+
+    def __init__(
+        self, stream_id: str, queue_id: str, worker_group: str, worker_id: str, slots: int, send: Send, now: float
+    ) -> None:
+        self.stream_id = stream_id
+        self.queue_id = queue_id
+        self.worker_group = worker_group
+        self.worker_id = worker_id
+        self.slots = slots
+        self.held: dict[Key, Held] = {}
+        self.draining = False
+        self.closing = False
+        self.quarantine_until: float | None = None
+        #: When the stream is to be replaced, and 0 for never (loop time).
+        self.retire_at = 0.0
+        self.last_heard = now
+        self.pinged: float | None = None
+        self.failure: QueueError | None = None
+        self.stop: Callable[[], object] | None = None
+        self._in_flight = 0
+        self._settled: asyncio.Future[None] | None = None
+        self._send = send
+        self._out = _Outgoing()
+        self._pump: asyncio.Task[None] | None = None
+
+    @property
+    def free(self) -> int:
+        """Slots that can be given work now."""
+        if self.draining or self.closing or self.quarantine_until is not None:
+            return 0
+        return max(0, self.slots - len(self.held))
+
+    def end(self, failure: QueueError | None = None) -> None:
+        """Makes the stream close: politely, or with a failure."""
+        self.failure = self.failure or failure
+        if not self.closing:
+            self.closing = True
+            if self.stop is not None:
+                self.stop()
+
+    def heard(self, now: float) -> None:
+        """Notes that the worker is there."""
+        self.last_heard = now
+        self.pinged = None
+
+    def begin(self) -> None:
+        """Notes a resolution under way; its answer is still to come."""
+        self._in_flight += 1
+
+    async def settled(self) -> None:
+        """Returns when every resolution has been answered and everything queued has been sent."""
+        if self._in_flight:
+            self._settled = asyncio.get_running_loop().create_future()
+            await self._settled
+        await self.flushed()
+
+    def send_claim(self, key: Key, claim: Claim) -> None:
+        """Queues a claim."""
+        self._out.claims[key] = claim
+        self._flush()
+
+    def send_reclaimed(self, run: ReclaimedRun) -> None:
+        """Queues a renewed claim."""
+        self._out.reclaimed.append(run)
+        self._flush()
+
+    def revoke(self, key: Key, reason: str) -> None:
+        """Forgets a run and queues the word that it is no longer the worker's. A claim not sent yet is
+        just not sent."""
+        self.held.pop(key, None)
+        if self._out.claims.pop(key, None) is None:
+            self._out.revoked.append(Revocation(task_id=key[0], run_id=key[1], reason=REVOCATIONS[reason]))
+            self._flush()
+
+    def send_result(self, key: Key, state: TaskState | None, error: QueueError | None = None) -> None:
+        """Queues the answer to a resolution."""
+        self._in_flight -= 1
+        if self._settled is not None and not self._in_flight and not self._settled.done():
+            self._settled.set_result(None)
+        result = ResolutionResult(task_id=key[0], run_id=key[1])
+        if error is not None:
+            result.error.CopyFrom(ResolutionError(code=error.code, message=error.message))
+        elif state is not None:
+            result.task_state = state
+        self._out.resolved.append(result)
+        self._flush()
+
+    def send_quarantined(self, until: datetime | None) -> None:
+        """Queues the word of a quarantine, or of its end."""
+        self._other(
+            ClaimWorkResponse(quarantined=ClaimWorkQuarantined(quarantine_until=stamp(until) if until else None))
+        )
+
+    def send_drain(self, reason: str) -> None:
+        """Stops offering work and queues the word that the stream will be closed."""
+        self.draining = True
+        self._other(ClaimWorkResponse(drain=ClaimWorkDrain(reason=reason)))
+
+    def send_ping(self, nonce: int) -> None:
+        """Queues a ping."""
+        self._other(ClaimWorkResponse(ping=ClaimWorkPing(nonce=nonce)))
+
+    @property
+    def backlog(self) -> int:
+        """How many answers wait for a slow reader."""
+        return len(self._out.resolved) + len(self._out.others) + len(self._out.revoked)
+
+    async def flushed(self) -> None:
+        """Returns when everything queued so far has been handed to the transport, or the stream is gone."""
+        while self._pump is not None:
+            await asyncio.wait([self._pump])
+
+    def _other(self, message: ClaimWorkResponse) -> None:
+        self._out.others.append(message)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Starts the pump unless it runs: an idle stream has no task but its reader."""
+        if self._pump is None:
+            self._pump = asyncio.get_running_loop().create_task(self._run_pump())
+
+    async def _run_pump(self) -> None:
+        try:
+            while self.failure is None:
+                out, self._out = self._out, _Outgoing()
+                sent = False
+                if out.claims:
+                    await self._send(ClaimWorkResponse(claims=ClaimWorkClaims(claims=list(out.claims.values()))))
+                    sent = True
+                if out.reclaimed:
+                    await self._send(ClaimWorkResponse(reclaimed=ClaimWorkReclaimed(runs=out.reclaimed)))
+                    sent = True
+                if out.revoked:
+                    await self._send(ClaimWorkResponse(revoked=ClaimWorkRevoked(runs=out.revoked)))
+                    sent = True
+                if out.resolved:
+                    await self._send(ClaimWorkResponse(resolved=ClaimWorkResolved(results=out.resolved)))
+                    sent = True
+                for message in out.others:
+                    await self._send(message)
+                    sent = True
+                if not sent:
+                    return
+        except Exception:
+            self.end()
+        finally:
+            self._pump = None

@@ -1,0 +1,59 @@
+"""Which function handles which rpc: found by name in the handler modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from server.handlers import (
+    claims,
+    monitoring,
+    provisioners,
+    runs,
+    task_group_reading,
+    task_groups,
+    task_queues,
+    task_reading,
+    tasks,
+    workers,
+)
+from server.methods import Method
+
+MODULES = (
+    claims,
+    monitoring,
+    provisioners,
+    runs,
+    task_group_reading,
+    task_groups,
+    task_queues,
+    task_reading,
+    tasks,
+    workers,
+)
+
+#: A coroutine function, or an async generator function for an rpc that answers with a stream.
+Handler = Callable[..., Any]
+
+
+def find(methods: Iterable[Method]) -> dict[str, Handler]:
+    """The handlers there are, by rpc name; an rpc that nobody handles yet is missing.
+
+    Raises RuntimeError if two modules handle one rpc, or a handler is not the kind its rpc needs.
+    """
+    found: dict[str, Handler] = {}
+    for method in methods:
+        name = method.handler_name
+        for module in MODULES:
+            handler = vars(module).get(name)
+            if handler is None or handler.__module__ != module.__name__:
+                continue
+            if method.name in found:
+                other = found[method.name].__module__
+                raise RuntimeError(f"{method.name} is handled twice: in {other} and in {module.__name__}")
+            streams = method.server_streaming and not method.client_streaming
+            if not (inspect.isasyncgenfunction if streams else inspect.iscoroutinefunction)(handler):
+                raise RuntimeError(f"{module.__name__}.{name} cannot handle {method.name}")
+            found[method.name] = handler
+    return found

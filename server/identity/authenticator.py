@@ -1,0 +1,224 @@
+"""Who sent this credential: verified once, remembered, and forgotten when clients or roles change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Coroutine
+from itertools import islice
+from typing import Any
+
+from server.config import Settings
+from server.errors import QueueError
+from server.identity import certificates, tokens
+from server.identity.changes import CHANNEL, Topic
+from server.identity.directory import Directory
+from server.identity.model import NOBODY, Identity
+from server.identity.secrets import SecretBox
+from server.store.database import Database
+from server.store.hub import NotifyHub
+from server.store.statements import load
+
+_SQL = load("identity")
+_log = logging.getLogger(__name__)
+
+_MAX_REMEMBERED = 8192  # verified tokens; with their scopes some 5 KB each
+_REMEMBERED_FOR_S = 600.0  # then checked again, which also notes the client's use
+_USE_NOTED_EVERY_S = 6 * 3600.0
+
+
+class Authenticator:
+    """Turns bearer tokens into identities out of memory.
+
+    Clients and roles are held in a Directory. A message on the hub's channel `identity` makes it
+    stale at once, synchronously: from then on nothing is answered from memory until what changed has
+    been read again.
+    """
+
+    def __init__(
+        self, db: Database, hub: NotifyHub, settings: Settings, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`clock` gives epoch seconds. Raises SettingsError when there is no usable encryption key."""
+        self._db = db
+        self._hub = hub
+        self._clock = clock
+        self._directory = Directory(SecretBox.from_settings(settings))
+        self._remembered: dict[str | None, tuple[Identity, float]] = {}
+        # What the directory must read again before it may be asked; a message raises the generation.
+        self._generation = 0
+        self._stale_everything = True
+        self._stale_roles = True
+        self._stale_clients: set[str] = set()
+        # Clients that somebody named and the directory does not have.
+        self._sought: set[str] = set()
+        self._loading: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._unsubscribe: list[Callable[[], None]] = []
+
+    async def start(self) -> None:
+        """Subscribe to changes and load everything. `bootstrap.prepare` comes first."""
+        self._unsubscribe = [
+            self._hub.subscribe(CHANNEL, self._changed),
+            self._hub.subscribe_gap(self._missed_some),
+        ]
+        await self._fresh()
+
+    async def stop(self) -> None:
+        """Unsubscribe and let running statements end."""
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        self._unsubscribe = []
+        running = [*self._background, *([self._loading] if self._loading else [])]
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def authenticate_cached(self, token: str | None) -> Identity | None:
+        """The identity of a token verified before; None when `authenticate_bearer` must be asked."""
+        found = self._remembered.get(token)
+        if found is not None and found[1] > self._clock():
+            return found[0]
+        return None
+
+    async def authenticate_bearer(self, token: str | None) -> Identity:
+        """The identity behind a JWT, or behind no credentials at all for None.
+
+        AuthenticationFailed with a text fit to be shown; Unavailable when clients have changed and the
+        database, asked what about, is away.
+        """
+        found = self.authenticate_cached(token)
+        if found is not None:
+            return found
+        await self._fresh()
+        if token is None:
+            identity = Identity(NOBODY, self._directory.effective(()), math.inf, "none")
+            self._remember(None, identity, math.inf)
+            return identity
+        claims = tokens.read(token)
+        issuer_id = claims.client_id
+        if claims.certificate is not None:
+            issuer_id = certificates.issuer_of(claims.certificate, claims.client_id)
+        if issuer_id not in self._directory:
+            await self._seek(issuer_id)
+            await self._fresh()
+        # From here to the end nothing is awaited, so the directory is one and the same throughout.
+        now = self._clock()
+        identity, until = self._verify(token, claims, issuer_id, now)
+        self._remember(token, identity, min(until, now + _REMEMBERED_FOR_S))
+        if self._directory.used(issuer_id, now, _USE_NOTED_EVERY_S):
+            self._run(self._note_use(issuer_id))
+        return identity
+
+    def expand(self, scopes: list[str]) -> list[str]:
+        """The scopes with all that roles give them, normalized; without the anonymous role."""
+        return self._directory.expand(scopes)
+
+    def _verify(
+        self, token: str, claims: tokens.Claims, issuer_id: str, now: float
+    ) -> tuple[Identity, float]:
+        """The identity, and until when the token is good."""
+        issuer = self._directory.issuer(issuer_id, now)
+        certificate = claims.certificate
+        if certificate is None:
+            end = tokens.verify(token, claims, issuer.access_token, now)
+            scopes, expires, until = issuer.scopes.scopes, issuer.expires, issuer.expires
+        else:
+            key = certificates.key_of(certificate, issuer)
+            # Without a readable seed there is no key, and `certificates.verify` says what is wrong.
+            end = 0.0 if key is None else tokens.verify(token, claims, key, now)
+            verified = certificates.verify(
+                certificate, client_id=claims.client_id, issuer=issuer, now_ms=now * 1000
+            )
+            scopes, expires, until = verified.scopes, verified.expires, verified.accepted_until
+        effective = self._directory.effective(scopes, claims.authorized_scopes)
+        return Identity(claims.client_id, effective, expires, "bearer"), min(end, until)
+
+    def _remember(self, token: str | None, identity: Identity, until: float) -> None:
+        if len(self._remembered) >= _MAX_REMEMBERED:
+            for oldest in list(islice(self._remembered, _MAX_REMEMBERED // 8)):
+                del self._remembered[oldest]
+        self._remembered[token] = (identity, until)
+
+    # --- keeping the directory current
+
+    def _changed(self, payload: str) -> None:
+        topic, _, name = payload.partition(" ")
+        if topic == Topic.CLIENT:
+            self._stale_clients.add(name)
+        elif topic == Topic.ROLE:
+            self._stale_roles = True
+        else:
+            self._stale_everything = True
+        self._forget()
+
+    def _missed_some(self) -> None:
+        self._stale_everything = True
+        self._forget()
+
+    def _forget(self) -> None:
+        self._generation += 1
+        self._remembered.clear()
+        self._run(self._fresh())
+
+    @property
+    def _stale(self) -> bool:
+        return self._stale_everything or self._stale_roles or bool(self._stale_clients)
+
+    async def _fresh(self) -> None:
+        """Return when the directory holds everything told of so far."""
+        while self._stale:
+            await self._load()
+
+    async def _seek(self, client_id: str) -> None:
+        """Look a client up that another process may have made a moment ago."""
+        self._sought.add(client_id)
+        while client_id in self._sought:
+            await self._load()
+
+    async def _load(self) -> None:
+        """One round of reading, shared by all who wait for one; so are its errors."""
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._read())
+            self._loading.add_done_callback(self._loaded)
+        await asyncio.shield(self._loading)
+
+    def _loaded(self, task: asyncio.Task[None]) -> None:
+        self._loading = None
+        if not task.cancelled() and task.exception() is not None:
+            _log.warning("clients and roles could not be read: %s", task.exception())
+
+    async def _read(self) -> None:
+        generation, everything = self._generation, self._stale_everything
+        roles = everything or self._stale_roles
+        sought = set(self._sought)
+        named = None if everything else sorted(self._stale_clients | sought)
+        try:
+            role_rows = await self._db.fetch(_SQL["directory_roles"], []) if roles else None
+            client_rows = (
+                await self._db.fetch(_SQL["directory_clients"], [named]) if named != [] else []
+            )
+        finally:
+            self._sought -= sought
+        self._directory.load_clients(client_rows, named)
+        if role_rows is not None:
+            self._directory.load_roles(role_rows)
+        if generation == self._generation:
+            self._stale_everything = self._stale_roles = False
+            self._stale_clients.clear()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let it run beside the calls; its errors have been logged, or met by whoever waits for it too."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _note_use(self, client_id: str) -> None:
+        try:
+            await self._db.fetch(_SQL["client_touch"], [[client_id], _USE_NOTED_EVERY_S])
+        except QueueError as e:
+            _log.warning("the use of client %s could not be noted: %s", client_id, e)

@@ -1,0 +1,28 @@
+"""Deadlines: tasks unresolved some time after their deadline are resolved for it (queue.md 2.7)."""
+
+from __future__ import annotations
+
+from server.store.statements import load
+from server.transitions.ending import exceed_deadlines
+from server.transitions.machine import Machine
+
+_SQL = load("loops")
+
+
+class Deadlines:
+    """Each round handles up to a batch, the longest overdue first."""
+
+    name = "deadlines"
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.pause_s = machine.settings.deadline_poll_delay_s
+        self.full = machine.settings.loop_batch_size
+
+    async def run_once(self) -> int:
+        """Resolves what is overdue; returns how many tasks that were."""
+        settings = self._machine.settings
+        rows = await self._machine.db.fetch(_SQL["overdue_tasks"], (settings.deadline_delay_s, self.full))
+        if not rows:
+            return 0
+        return len(await exceed_deadlines(self._machine, [row[0] for row in rows]))

@@ -1,0 +1,112 @@
+"""What the proto files say of each method, read once from the descriptors: scopes, class, paths.
+
+The rest of the server asks here; no method's rules are written down anywhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.api import annotations_pb2
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from server.domain import scope_expressions
+from tcqueue.v1 import options_pb2
+
+_PATH_FIELD = re.compile(r"\{(\w+)(?:=[^}]*)?\}")
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One rpc. `scopes` is None for a public method; `early` is class U of queue.md 3: its scopes need
+    nothing but request fields that a URL path carries, so they are checked before anything else."""
+
+    name: str
+    full_name: str
+    reference_name: str
+    handler_name: str
+    request_class: type[Message]
+    response_class: type[Message]
+    client_streaming: bool
+    server_streaming: bool
+    scopes: scope_expressions.CompiledExpression | None
+    early: bool
+    path_fields: frozenset[str]
+    read_parameters: Callable[[Any], Mapping[str, Any]]
+
+    @property
+    def streaming(self) -> bool:
+        """Whether either side is a stream."""
+        return self.client_streaming or self.server_streaming
+
+
+def read_service(service: ServiceDescriptor) -> dict[str, Method]:
+    """The methods of a service by name."""
+    return {method.name: _read(method) for method in service.methods}
+
+
+def _read(descriptor: MethodDescriptor) -> Method:
+    options = descriptor.GetOptions()
+    rules = options.Extensions[options_pb2.method]
+    http = options.Extensions[annotations_pb2.http]
+    pattern = http.WhichOneof("pattern")
+    path_fields = frozenset(_PATH_FIELD.findall(getattr(http, pattern))) if pattern else frozenset()
+    scopes = scope_expressions.compile(_expression(rules.scopes)) if rules.HasField("scopes") else None
+    scalars = {
+        field.camelcase_name: field
+        for field in descriptor.input_type.fields
+        if field.message_type is None and not field.is_repeated
+    }
+    parameters = sorted(scopes.parameters) if scopes else []
+    known = [scalars[p].name for p in parameters if p in scalars]
+    early = (
+        scopes is not None
+        and not descriptor.client_streaming
+        and len(known) == len(parameters)
+        and (not pattern or path_fields.issuperset(known))
+    )
+    return Method(
+        name=descriptor.name,
+        full_name=f"/{descriptor.containing_service.full_name}/{descriptor.name}",
+        reference_name=rules.name,
+        handler_name=_WORD.sub("_", descriptor.name).lower(),
+        request_class=GetMessageClass(descriptor.input_type),
+        response_class=GetMessageClass(descriptor.output_type),
+        client_streaming=descriptor.client_streaming,
+        server_streaming=descriptor.server_streaming,
+        scopes=scopes,
+        early=early,
+        path_fields=path_fields or frozenset(known if early else ()),
+        read_parameters=_reader([(p, scalars[p]) for p in parameters]) if early else _no_parameters,
+    )
+
+
+def _no_parameters(_: Any) -> Mapping[str, Any]:
+    return {}
+
+
+def _reader(fields: Iterable[tuple[str, FieldDescriptor]]) -> Callable[[Any], Mapping[str, Any]]:
+    names = [(parameter, field.name) for parameter, field in fields]
+
+    def read(request: Any) -> Mapping[str, Any]:
+        return {parameter: getattr(request, name) for parameter, name in names}
+
+    return read
+
+
+def _expression(proto: options_pb2.ScopeExpression) -> scope_expressions.Expression:
+    form = proto.WhichOneof("form")
+    if form == "scope":
+        return scope_expressions.Scope(proto.scope)
+    if form == "all_of":
+        return scope_expressions.AllOf(tuple(_expression(part) for part in proto.all_of.of))
+    if form == "any_of":
+        return scope_expressions.AnyOf(tuple(_expression(part) for part in proto.any_of.of))
+    each = proto.for_each
+    return scope_expressions.ForEach(each.variable, getattr(each, "in"), each.each)

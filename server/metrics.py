@@ -1,0 +1,42 @@
+"""Prometheus metrics of a process; the HTTP door shows them at /metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
+
+CALLS = Counter("tcqueue_calls", "Calls ended, by method and result code", ["method", "code"])
+SECONDS = Histogram("tcqueue_call_seconds", "Time a call took", ["method"], buckets=_BUCKETS)
+OPEN = Gauge("tcqueue_open_calls", "Calls under way, streams included", ["method"])
+RESOLVED = Counter("tcqueue_resolved_runs", "Runs resolved, by queue and reason", ["task_queue", "reason"])
+STREAMS = Gauge("tcqueue_claim_streams", "Open ClaimWork streams")
+CLAIMED = Counter("tcqueue_claimed_runs", "Runs handed to workers", ["task_queue"])
+LOOP_ROUNDS = Counter("tcqueue_loop_rounds", "Rounds of background loops", ["loop", "result"])
+LOOP_HANDLED = Counter("tcqueue_loop_handled", "Things background loops handled", ["loop"])
+
+_bound: dict[str, tuple[Histogram, Gauge]] = {}
+_codes: dict[tuple[str, str], Counter] = {}
+
+
+def started(method: str) -> Callable[[str], None]:
+    """Notes the start of a call; the returned function notes its end with a result code."""
+    pair = _bound.get(method)
+    if pair is None:
+        pair = _bound[method] = (SECONDS.labels(method), OPEN.labels(method))
+    seconds, under_way = pair
+    begin = time.perf_counter()
+    under_way.inc()
+
+    def done(code: str) -> None:
+        under_way.dec()
+        seconds.observe(time.perf_counter() - begin)
+        counter = _codes.get((method, code))
+        if counter is None:
+            counter = _codes[method, code] = CALLS.labels(method, code)
+        counter.inc()
+
+    return done

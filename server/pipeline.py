@@ -1,0 +1,148 @@
+"""One call's way: authenticate, authorise early, validate, handle (design 2; queue.md 3, 8.5).
+
+Both front doors come through here, so there is one set of rules. Handlers are found by name: the
+rpc CreateTask is handled by `create_task` in one of the handler modules.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+
+from server import metrics
+from server.call import Call
+from server.errors import AuthenticationFailed, InternalServerError, NotImplementedYet, QueueError
+from server.handlers import registry
+from server.domain.scopes import ScopeSet
+from server.identity.model import NOBODY, Identity
+from server.methods import Method, read_service
+from server.services import Services
+from server.validation import RequestValidator
+
+#: Whom a public method sees: it looks at no credentials.
+_PUBLIC = Identity(NOBODY, ScopeSet(), float("inf"), "none")
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[Call, Any], Awaitable[Any]]
+
+
+class Pipeline:
+    """All methods of a service with their handlers, ready to be called."""
+
+    def __init__(self, services: Services, service: ServiceDescriptor) -> None:
+        self.services = services
+        self.methods: Mapping[str, Method] = read_service(service)
+        self._validator = RequestValidator(list(self.methods.values()))
+        self._handlers: Mapping[str, Any] = registry.find(self.methods.values())
+
+    async def call(self, method: Method, request: Message, token: str | None) -> Message:
+        """Handles a unary call; `token` is the bearer token or None. Raises QueueError only."""
+        done = metrics.started(method.name)
+        try:
+            call = await self._admit(method, request, token)
+            handler: Handler = self._handler(method)
+            response: Message = await handler(call, request)
+            self._check_authorized(call)
+        except QueueError as e:
+            done(e.code)
+            raise
+        except Exception as e:
+            done("InternalServerError")
+            raise incident(method, e) from e
+        except BaseException:
+            done("Cancelled")
+            raise
+        done("OK")
+        return response
+
+    async def stream(self, method: Method, request: Message, token: str | None) -> AsyncIterator[Message]:
+        """Handles a call with one request and a stream of responses. Raises QueueError only."""
+        done = metrics.started(method.name)
+        try:
+            call = await self._admit(method, request, token)
+            async for response in self._handler(method)(call, request):
+                self._check_authorized(call)
+                yield response
+        except QueueError as e:
+            done(e.code)
+            raise
+        except Exception as e:
+            done("InternalServerError")
+            raise incident(method, e) from e
+        except BaseException:
+            done("Cancelled")
+            raise
+        done("OK")
+
+    async def converse(
+        self, method: Method, requests: AsyncIterator[Any], send: Callable[[Any], Awaitable[None]], token: str | None
+    ) -> None:
+        """Handles a call with streams both ways: the handler reads requests and sends responses.
+        Messages are validated one by one by `validate`. Raises QueueError only."""
+        done = metrics.started(method.name)
+        try:
+            call = Call(method, await self._identity(token), self.services)
+            await self._handler(method)(call, self._validated(method, requests), send)
+            self._check_authorized(call)
+        except QueueError as e:
+            done(e.code)
+            raise
+        except Exception as e:
+            done("InternalServerError")
+            raise incident(method, e) from e
+        except BaseException:
+            done("Cancelled")
+            raise
+        done("OK")
+
+    async def _validated(self, method: Method, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            self._validator.check(method, request)
+            yield request
+
+    async def _admit(self, method: Method, request: Message, token: str | None) -> Call:
+        """Everything before the handler, in the order that the method's class demands."""
+        if method.scopes is None:
+            call = Call(method, _PUBLIC, self.services)
+        elif method.early:
+            call = Call(method, await self._identity(token), self.services)
+            call.authorize(method.read_parameters(request))
+        else:
+            self._validator.check(method, request)
+            return Call(method, await self._identity(token), self.services)
+        self._validator.check(method, request)
+        return call
+
+    async def _identity(self, token: str | None) -> Identity | QueueError:
+        authenticator = self.services.authenticator
+        identity = authenticator.authenticate_cached(token)
+        if identity is not None:
+            return identity
+        try:
+            return await authenticator.authenticate_bearer(token)
+        except AuthenticationFailed as e:
+            return e
+
+    def _handler(self, method: Method) -> Any:
+        try:
+            return self._handlers[method.name]
+        except KeyError:
+            raise NotImplementedYet(f"{method.name} is not implemented yet") from None
+
+    @staticmethod
+    def _check_authorized(call: Call) -> None:
+        if not call.authorized:
+            raise RuntimeError(f"{call.method.name} answered without having authorised its caller")
+
+
+def incident(method: Method, cause: Exception) -> InternalServerError:
+    """Logs a cause that callers must not see, and returns the error that names the incident."""
+    incident_id = str(uuid.uuid4())
+    log.error("internal error", method=method.name, incident_id=incident_id, exc_info=cause)
+    return InternalServerError(f"Internal Server Error, incidentId {incident_id}.", incidentId=incident_id)

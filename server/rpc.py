@@ -1,0 +1,135 @@
+"""The gRPC front door: bytes in, bytes out, everything between is the pipeline's (design 2)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc.aio import ServicerContext
+from grpc_status import rpc_status
+
+from server.errors import AuthenticationFailed, QueueError, Unavailable
+from server.methods import Method
+from server.pipeline import Pipeline
+
+_DOMAIN = "tcqueue"
+_REASON_LIMIT = 3000
+
+
+def generic_handler(service_name: str, pipeline: Pipeline) -> grpc.GenericRpcHandler:
+    """A handler for every method of the service, without interceptors: each costs a call dearly."""
+    return grpc.method_handlers_generic_handler(
+        service_name, {method.name: _method_handler(method, pipeline) for method in pipeline.methods.values()}
+    )
+
+
+def _method_handler(method: Method, pipeline: Pipeline) -> grpc.RpcMethodHandler[Any, Any]:
+    deserializer = method.request_class.FromString
+    serializer = method.response_class.SerializeToString
+    if method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(_conversation(method, pipeline), deserializer, serializer)
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(_stream(method, pipeline), deserializer, serializer)
+    return grpc.unary_unary_rpc_method_handler(_unary(method, pipeline), deserializer, serializer)
+
+
+def _unary(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], Awaitable[Any]]:
+    call = pipeline.call
+
+    async def handle(request: Message, context: ServicerContext[Any, Any]) -> Message | None:
+        try:
+            return await call(method, request, bearer_token(context))
+        except QueueError as e:
+            await _abort(context, e)
+            return None
+
+    return handle
+
+
+def _stream(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    async def handle(request: Message, context: ServicerContext[Any, Any]) -> AsyncIterator[Message]:
+        try:
+            async for response in pipeline.stream(method, request, bearer_token(context)):
+                yield response
+        except QueueError as e:
+            await _abort(context, e)
+
+    return handle
+
+
+def _conversation(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], Awaitable[None]]:
+    async def handle(requests: AsyncIterator[Message], context: ServicerContext[Any, Any]) -> None:
+        try:
+            await pipeline.converse(method, requests, context.write, bearer_token(context))
+        except QueueError as e:
+            await _abort(context, e)
+
+    return handle
+
+
+def bearer_token(context: ServicerContext[Any, Any]) -> str | None:
+    """The token of the `authorization` metadata; None without one.
+
+    Raises AuthenticationFailed for another scheme.
+    """
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            text = value.decode("latin-1") if isinstance(value, bytes) else value
+            scheme, _, token = text.partition(" ")
+            if scheme.lower() != "bearer" or not token:
+                raise AuthenticationFailed("the authorization metadata must be `Bearer <JWT>`")
+            return token.strip()
+    return None
+
+
+async def _abort(context: ServicerContext[Any, Any], error: QueueError) -> None:
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+
+def status_of(error: QueueError) -> status_pb2.Status:
+    """The error with its machine-readable details: ErrorInfo always, BadRequest where fields are to
+    blame, RetryInfo where a repeat may succeed."""
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=_upper_snake(error.code), domain=_DOMAIN, metadata=error.details)
+    ]
+    if error.violations:
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+                    for v in error.violations[:20]
+                ]
+            )
+        )
+    if isinstance(error, Unavailable):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(500)
+        details.append(retry)
+    code: Any = error.grpc_status.value[0]
+    return status_pb2.Status(
+        code=code,
+        # Status text travels in a header, and headers have a limit of 8 KiB in most clients.
+        message=_shortened(error.message),
+        details=_packed(details),
+    )
+
+
+def _packed(details: Sequence[Message]) -> list[any_pb2.Any]:
+    packed = []
+    for detail in details:
+        holder = any_pb2.Any()
+        holder.Pack(detail)
+        packed.append(holder)
+    return packed
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _REASON_LIMIT else f"{text[:_REASON_LIMIT]} … ({len(text)} characters)"
+
+
+def _upper_snake(code: str) -> str:
+    return "".join(f"_{c}" if c.isupper() and i else c for i, c in enumerate(code)).upper()

@@ -1,0 +1,49 @@
+"""The parts a handler works with, put together once for a process by `app`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from server.clock import Clock
+from server.config import Settings
+from server.dispatch.counts import QueueCounts
+from server.dispatch.dispatcher import Dispatcher
+from server.dispatch.seen import SeenWorkers
+from server.events.log import EventLog
+from server.identity.authenticator import Authenticator
+from server.identity.task_credentials import TaskCredentialIssuer
+from server.store.batcher import Batcher
+from server.store.database import Database
+from server.store.hub import NotifyHub
+from server.transitions.creating import NewTask
+from server.transitions.facts import TaskFacts
+from server.transitions.machine import Machine
+from server.transitions.resolving import Resolve
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """One process's parts. Handlers reach everything through here and keep nothing themselves."""
+
+    settings: Settings
+    clock: Clock
+    db: Database
+    hub: NotifyHub
+    #: Transitions: the state machine's transactions.
+    machine: Machine
+    #: Coalesces concurrent creations.
+    creations: Batcher[NewTask, TaskFacts]
+    #: Coalesces concurrent resolutions, of reports and streams alike.
+    resolutions: Batcher[Resolve, TaskFacts]
+    authenticator: Authenticator
+    issuer: TaskCredentialIssuer
+    #: Which workers and queues have been seen, and who is quarantined.
+    seen: SeenWorkers
+    #: How many runs are pending and claimed.
+    counts: QueueCounts
+    #: Who gets which run: claim streams and long polls.
+    dispatcher: Dispatcher
+    #: The event log: one reader for all watchers of this process.
+    events: EventLog
+    started: float = field(default_factory=time.monotonic)

@@ -1,0 +1,196 @@
+"""Concurrent calls of one kind, run together as one statement.
+
+Running a batch the moment the last one returned is a trap: batches collapse to a few items, and the
+faster the disk, the worse. So a batch waits up to `max_linger`, but only after a batch that had
+company, and only until that one's size is matched again: callers that come back together are kept
+together, and a lone caller on an idle server never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar, cast
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class _Group(Generic[R]):
+    """Results of one submit_many, filled by one batch or several."""
+
+    __slots__ = ("future", "missing", "results")
+
+    def __init__(self, size: int, future: asyncio.Future[list[R | Exception]]) -> None:
+        self.results: list[R | Exception | None] = [None] * size
+        self.missing = size
+        self.future = future
+
+
+class Batcher(Generic[T, R]):
+    """Collects items and runs them, at most `max_items` at a time, in at most `lanes` runs at once.
+
+    `run` gets the items in the order of their arrival and returns a result or an exception for each;
+    if it raises, every item of that batch fails with it. Items already taken over are run whatever
+    becomes of their submitters. `on_batch`, if given, is told size and seconds of every batch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[list[T]], Awaitable[Sequence[R | Exception]]],
+        *,
+        max_items: int = 256,
+        lanes: int = 2,
+        max_linger: float = 0.005,
+        on_batch: Callable[[int, float], None] | None = None,
+    ) -> None:
+        if max_items < 1 or lanes < 1 or max_linger < 0:
+            raise ValueError("max_items and lanes must be at least 1, max_linger not negative")
+        self.name = name
+        self._run = run
+        self._max_items = max_items
+        self._lanes = lanes
+        self._max_linger = max_linger
+        self._on_batch = on_batch
+        self._items: list[T] = []
+        self._slots: list[asyncio.Future[R] | tuple[_Group[R], int]] = []
+        self._since = 0.0  # loop time of the oldest waiting item
+        self._match = 1  # size of the last batch: what the next one lingers for
+        self._wake_at = 1  # how many waiting items are worth a look; 0: none, as all lanes are busy
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_due = False
+        self._running: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._drained: asyncio.Event | None = None
+        # Batches serve many callers, so none of them may lend it its context (log fields, say).
+        self._context = contextvars.Context()
+
+    @property
+    def waiting(self) -> int:
+        """Items not yet in a batch."""
+        return len(self._items)
+
+    async def submit(self, item: T) -> R:
+        """One item's result; raises its exception, or that of the whole batch."""
+        return await self.enqueue(item)
+
+    def enqueue(self, item: T) -> asyncio.Future[R]:
+        """As `submit`, for callers that must not wait: the future of the item's result."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        if not self._items:
+            self._since = loop.time()
+        self._items.append(item)
+        self._slots.append(future)
+        if len(self._items) >= self._wake_at and self._wake_at and not self._look_due:
+            self._look_due = True
+            loop.call_soon(self._look)
+        return future
+
+    async def submit_many(self, items: Sequence[T]) -> list[R | Exception]:
+        """A result or an exception per item, in their order; raises nothing itself.
+
+        They travel together as far as `max_items` allows; a failure of one batch fails its items only.
+        """
+        if not items:
+            return []
+        loop = asyncio.get_running_loop()
+        group: _Group[R] = _Group(len(items), loop.create_future())
+        if not self._items:
+            self._since = loop.time()
+        self._items.extend(items)
+        self._slots.extend((group, index) for index in range(len(items)))
+        if len(self._items) >= self._wake_at and self._wake_at and not self._look_due:
+            self._look_due = True
+            loop.call_soon(self._look)
+        return await group.future
+
+    async def drain(self) -> None:
+        """Runs everything waiting, without lingering, and returns when nothing is left."""
+        self._draining = True
+        try:
+            self._look()
+            while self._items or self._running:
+                self._drained = self._drained or asyncio.Event()
+                await self._drained.wait()
+        finally:
+            self._draining = False
+
+    def _look(self) -> None:
+        """Starts batches while there are lanes and reason to; else arranges to be called again."""
+        self._look_due = False
+        loop = asyncio.get_running_loop()
+        while self._items and len(self._running) < self._lanes:
+            if len(self._items) < self._match and not self._draining:
+                left = self._since + self._max_linger - loop.time()
+                if left > 0:
+                    self._wake_at = self._match
+                    if self._timer is None:
+                        self._timer = loop.call_later(left, self._lingered)
+                    return
+            self._start(loop)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake_at = 1 if len(self._running) < self._lanes else 0
+
+    def _lingered(self) -> None:
+        self._timer = None
+        # The clock that woke us may be a hair ahead of the deadline; it has passed all the same.
+        self._since = min(self._since, asyncio.get_running_loop().time() - self._max_linger)
+        self._look()
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        size = self._max_items
+        items, self._items = self._items[:size], self._items[size:]
+        slots, self._slots = self._slots[:size], self._slots[size:]
+        self._match = len(items)
+        task = loop.create_task(self._run_batch(items, slots), context=self._context.copy())
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if self._items and not self._look_due:
+            self._look()
+        else:
+            self._wake_at = self._wake_at or 1
+        if self._drained is not None and not self._items and not self._running:
+            self._drained.set()
+            self._drained = None
+
+    async def _run_batch(
+        self, items: list[T], slots: list[asyncio.Future[R] | tuple[_Group[R], int]]
+    ) -> None:
+        started = time.perf_counter()
+        results: Sequence[R | Exception]
+        size = len(items)
+        try:
+            results = await self._run(items)
+            if len(results) != size:
+                raise RuntimeError(f"batcher {self.name}: {len(results)} results for {size} items")
+        except Exception as e:
+            results = [e] * size
+        except asyncio.CancelledError:
+            for slot in slots:
+                (slot[0].future if isinstance(slot, tuple) else slot).cancel()
+            raise
+        for slot, result in zip(slots, results, strict=True):
+            if isinstance(slot, tuple):
+                self._fill(*slot, result)
+            elif not slot.done():
+                if isinstance(result, Exception):
+                    slot.set_exception(result)
+                else:
+                    slot.set_result(result)
+        if self._on_batch is not None:
+            self._on_batch(size, time.perf_counter() - started)
+
+    def _fill(self, group: _Group[R], index: int, result: R | Exception) -> None:
+        group.results[index] = result
+        group.missing -= 1
+        if group.missing == 0 and not group.future.done():
+            group.future.set_result(cast("list[R | Exception]", group.results))

@@ -1,0 +1,268 @@
+"""Creating tasks, one by one or as a graph (queue.md 2.1 S1-S3, 2.2, 2.3, 2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from server.domain import frames
+from server.errors import AlreadyExists, InputError, QueueError, RequestConflict
+from server.store.database import Transaction
+from server.transitions import messages
+from server.transitions.facts import TaskFacts, new_run
+from server.transitions.machine import CREATION, Effects, Machine, Row, insert_events, read_facts, rounds
+
+
+@dataclass(slots=True)
+class NewTask:
+    """A task to create, complete and checked as far as that needs no database. `priority` is a rank."""
+
+    task_id: str
+    task_queue_id: str
+    task_group_id: str
+    scheduler_id: str
+    project_id: str
+    priority: int
+    deadline: datetime
+    expires: datetime
+    retries: int
+    requires: str
+    definition: bytes
+    frame: str
+    dependencies: Sequence[str] = ()
+
+
+#: Whether two serialized definitions mean the same.
+Equal = Callable[[bytes, bytes], bool]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What the dependencies say about the items, by index."""
+
+    #: Edges (required, satisfied) of each item.
+    edges: dict[int, list[tuple[str, bool]]] = field(default_factory=dict)
+    refused: dict[int, QueueError] = field(default_factory=dict)
+
+    def blockers(self, index: int) -> int:
+        return sum(not satisfied for _, satisfied in self.edges.get(index, ()))
+
+
+async def create_tasks(
+    machine: Machine, items: Sequence[NewTask], equal: Equal
+) -> list[TaskFacts | QueueError]:
+    """Creates each task that can be, whatever becomes of the others; returns facts or why not.
+
+    A task whose id holds an equal definition is a repeat: its events are published again and its
+    current facts returned.
+    """
+    results: list[TaskFacts | QueueError] = [InputError("unreached")] * len(items)
+    for indexes in rounds(items, lambda item: item.task_id):
+        batch = [items[i] for i in indexes]
+
+        async def run(
+            tx: Transaction, batch: list[NewTask] = batch
+        ) -> tuple[list[TaskFacts | QueueError], Effects]:
+            outcomes, effects, ending = await _create(tx, batch, equal)
+            await tx.commit(ending)
+            return outcomes, effects
+
+        outcomes, effects = await machine.db.in_transaction(run, hot=True)
+        machine.tell(effects)
+        for index, outcome in zip(indexes, outcomes, strict=True):
+            results[index] = outcome
+    return results
+
+
+async def create_graph(machine: Machine, items: Sequence[NewTask], equal: Equal) -> list[TaskFacts]:
+    """Creates all the tasks or none; raises what the first refused one is refused for."""
+
+    async def run(tx: Transaction) -> tuple[list[TaskFacts], Effects]:
+        outcomes, effects, ending = await _create(tx, items, equal)
+        facts: list[TaskFacts] = []
+        for outcome in outcomes:
+            if isinstance(outcome, QueueError):
+                raise outcome
+            facts.append(outcome)
+        await tx.commit(ending)
+        return facts, effects
+
+    facts, effects = await machine.db.in_transaction(run, hot=True)
+    machine.tell(effects)
+    return facts
+
+
+async def _create(
+    tx: Transaction, items: Sequence[NewTask], equal: Equal
+) -> tuple[list[TaskFacts | QueueError], Effects, list[tuple[str, Sequence[object]]]]:
+    groups = (
+        CREATION["ensure_groups"],
+        (
+            [item.task_group_id for item in items],
+            [item.scheduler_id for item in items],
+            [item.expires for item in items],
+        ),
+    )
+    required = sorted({dependency for item in items for dependency in item.dependencies})
+    if required:
+        _, _, rows = await tx.pipeline(
+            [groups, (CREATION["lock_dependencies"], (required,)), (CREATION["read_dependencies"], (required,))]
+        )
+        plan = _plan(items, rows)
+        (rows,) = await tx.pipeline([_insertion(items, plan)])
+    else:
+        plan = _Plan()
+        _, rows = await tx.pipeline([groups, _insertion(items, plan)])
+    created = dict(rows)
+    rest = [item for item in items if item.task_id not in created]
+    standing: dict[str, Row] = {}
+    facts: dict[str, TaskFacts] = {}
+    if rest:
+        (judged,) = await tx.pipeline(
+            [
+                (
+                    CREATION["judge_tasks"],
+                    (
+                        [item.task_id for item in rest],
+                        [item.task_group_id for item in rest],
+                        [item.scheduler_id for item in rest],
+                    ),
+                )
+            ]
+        )
+        standing = {rest[row[0] - 1].task_id: row for row in judged}
+        facts = await read_facts(tx, [item.task_id for item in rest])
+    effects = Effects()
+    outcomes: list[TaskFacts | QueueError] = []
+    inserted: list[int] = []
+    for index, item in enumerate(items):
+        if item.task_id in created:
+            inserted.append(index)
+            outcomes.append(_created(item, plan.blockers(index) == 0, created[item.task_id], effects))
+        else:
+            refusal = _refusal(item, standing[item.task_id], equal) or plan.refused.get(index)
+            outcomes.append(refusal or _repeated(facts[item.task_id], effects))
+    return outcomes, effects, [*_bookkeeping(items, inserted, plan), *insert_events(effects)]
+
+
+def _plan(items: Sequence[NewTask], rows: Sequence[Row]) -> _Plan:
+    """Judges every dependency; a task of the same call counts as known and unresolved."""
+    plan = _Plan()
+    states = {task_id: (expires, state) for task_id, expires, state in rows}
+    for item in items:
+        states.setdefault(item.task_id, (item.expires, None))
+    for index, item in enumerate(items):
+        if not item.dependencies:
+            continue
+        missing = [d for d in item.dependencies if d not in states]
+        early = [d for d in item.dependencies if d in states and states[d][0] < item.deadline]
+        if missing:
+            plan.refused[index] = InputError(
+                f"dependencies of task {item.task_id} do not exist: {', '.join(missing[:20])}",
+                taskId=item.task_id,
+            )
+        elif early:
+            plan.refused[index] = InputError(
+                f"dependencies of task {item.task_id} expire before its deadline: {', '.join(early[:20])}",
+                taskId=item.task_id,
+            )
+        else:
+            good = (
+                ("completed", "failed", "exception") if item.requires == "all-resolved" else ("completed",)
+            )
+            plan.edges[index] = [(d, states[d][1] in good) for d in item.dependencies]
+    return plan
+
+
+def _insertion(items: Sequence[NewTask], plan: _Plan) -> tuple[str, Sequence[object]]:
+    """Inserts all items but those that the plan refuses."""
+    chosen = [(item, plan.blockers(i)) for i, item in enumerate(items) if i not in plan.refused]
+    return (
+        CREATION["insert_tasks"],
+        (
+            [item.task_id for item, _ in chosen],
+            [item.task_queue_id for item, _ in chosen],
+            [item.task_group_id for item, _ in chosen],
+            [item.scheduler_id for item, _ in chosen],
+            [item.project_id for item, _ in chosen],
+            [item.priority for item, _ in chosen],
+            [item.deadline for item, _ in chosen],
+            [item.expires for item, _ in chosen],
+            [item.retries for item, _ in chosen],
+            [item.requires for item, _ in chosen],
+            [blockers for _, blockers in chosen],
+            [item.definition for item, _ in chosen],
+            [item.frame for item, _ in chosen],
+        ),
+    )
+
+
+def _created(item: NewTask, pending: bool, now: datetime, effects: Effects) -> TaskFacts:
+    facts = TaskFacts(
+        item.task_id, item.task_queue_id, frames.split(item.frame), item.priority, item.retries, []
+    )
+    effects.events.append(messages.task_defined(facts))
+    if pending:
+        facts.runs.append(new_run(0, "scheduled", now))
+        effects.events.append(messages.task_pending(facts, 0))
+        effects.queues.add(item.task_queue_id)
+    return facts
+
+
+def _refusal(item: NewTask, row: Row, equal: Equal) -> QueueError | None:
+    """Why a task was not inserted; None for a repeat, or if only its dependencies stand against it."""
+    _, same_scheduler, is_sealed, definition, rank = row
+    if not same_scheduler:
+        return RequestConflict(
+            f"task group {item.task_group_id} belongs to another scheduler than {item.scheduler_id}",
+            taskId=item.task_id,
+            taskGroupId=item.task_group_id,
+        )
+    if is_sealed:
+        return RequestConflict(
+            f"task group {item.task_group_id} is sealed and takes no more tasks",
+            taskId=item.task_id,
+            taskGroupId=item.task_group_id,
+        )
+    if definition is not None and (rank != item.priority or not equal(definition, item.definition)):
+        return AlreadyExists(
+            f"task {item.task_id} exists with another definition; ids cannot be used twice",
+            taskId=item.task_id,
+        )
+    return None
+
+
+def _repeated(facts: TaskFacts, effects: Effects) -> TaskFacts:
+    unscheduled = TaskFacts(
+        facts.task_id, facts.task_queue_id, facts.frame, facts.priority, facts.retries_left, []
+    )
+    effects.events.append(messages.task_defined(unscheduled))
+    if facts.runs and facts.runs[0].state == "pending":
+        effects.events.append(messages.task_pending(facts, 0))
+    return facts
+
+
+def _bookkeeping(
+    items: Sequence[NewTask], inserted: list[int], plan: _Plan
+) -> list[tuple[str, Sequence[object]]]:
+    """Edges and group counters of the new tasks."""
+    statements: list[tuple[str, Sequence[object]]] = []
+    edges = [
+        (required, items[index].task_id, items[index].requires, satisfied, items[index].expires)
+        for index in inserted
+        for required, satisfied in plan.edges.get(index, ())
+    ]
+    if edges:
+        statements.append((CREATION["insert_edges"], [list(column) for column in zip(*edges, strict=True)]))
+    groups: dict[str, tuple[int, datetime]] = {}
+    for index in inserted:
+        item = items[index]
+        count, latest = groups.get(item.task_group_id, (0, item.expires))
+        groups[item.task_group_id] = (count + 1, max(latest, item.expires))
+    if groups:
+        ids = sorted(groups)
+        statements.append(
+            (CREATION["count_into_groups"], (ids, [groups[g][0] for g in ids], [groups[g][1] for g in ids]))
+        )
+    return statements

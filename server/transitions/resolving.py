@@ -1,0 +1,150 @@
+"""Resolving runs: reports of workers, resolutions on streams, claims that ran out (queue.md 2.1 S8-S13, 2.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.domain import frames
+from server.errors import QueueError, RequestConflict, ResourceNotFound
+from server.store.database import Transaction
+from server.transitions import messages
+from server.transitions.facts import RunFacts, TaskFacts, new_run
+from server.transitions.machine import (
+    TRANSITIONS,
+    Effects,
+    Machine,
+    Row,
+    dependents_started,
+    groups_closed,
+    insert_events,
+    read_facts,
+    rounds,
+)
+
+#: Guard of a resolution that only takes effect if the claim or its stream's lease has run out.
+EXPIRED = "expired"
+
+#: Reasons that give the task another run while retries are left (queue.md 2.1 S11-S13).
+RETRIED_REASONS = frozenset({"worker-shutdown", "intermittent-task", "claim-expired"})
+
+
+@dataclass(slots=True)
+class Resolve:
+    """One run to resolve. `guard` is empty (whoever holds it), EXPIRED, or the stream that must hold it."""
+
+    task_id: str
+    run_id: int
+    state: str
+    reason: str
+    guard: str = ""
+
+
+async def resolve_runs(machine: Machine, items: Sequence[Resolve]) -> list[TaskFacts | QueueError]:
+    """Resolves the runs in as few transactions as possible; returns for each the task's facts, or why
+    not: ResourceNotFound for an unknown task or run, RequestConflict for one that ended otherwise.
+
+    A repeat changes nothing and publishes its events again.
+    """
+    results: list[TaskFacts | QueueError] = [ResourceNotFound("unreached")] * len(items)
+    for indexes in rounds(items, lambda item: item.task_id):
+        batch = [items[i] for i in indexes]
+
+        async def run(tx: Transaction, batch: list[Resolve] = batch) -> tuple[list[TaskFacts | QueueError], Effects]:
+            return await _resolve(tx, batch, machine.settings.dependency_page_size)
+
+        outcomes, effects = await machine.db.in_transaction(run, hot=True)
+        machine.tell(effects)
+        for index, outcome in zip(indexes, outcomes, strict=True):
+            results[index] = outcome
+    return results
+
+
+async def _resolve(
+    tx: Transaction, items: list[Resolve], page: int
+) -> tuple[list[TaskFacts | QueueError], Effects]:
+    ids = [item.task_id for item in items]
+    states = [item.state for item in items]
+    runs = [item.run_id for item in items]
+    reasons = [item.reason for item in items]
+    statements: list[tuple[str, Sequence[object]]] = [
+        (TRANSITIONS["lock_tasks"], (ids,)),
+        (TRANSITIONS["resolve_runs"], (ids, runs, states, reasons, [item.guard for item in items])),
+        (TRANSITIONS["mark_resolved"], (ids, reasons)),
+        (TRANSITIONS["release_dependents"], (ids, states, page)),
+        (TRANSITIONS["close_groups"], (ids,)),
+    ]
+    if RETRIED_REASONS.intersection(reasons):
+        statements.append((TRANSITIONS["insert_retries"], (ids, reasons)))
+    _, resolved, marked, dependents, groups, *_ = await tx.pipeline(statements)
+    by_task: dict[str, Row] = {row[0]: row for row in resolved}
+    index_of = {task_id: i for i, task_id in enumerate(ids)}
+    changed: dict[int, Row] = {index_of[row[0]]: (*row, *by_task[row[0]]) for row in marked}
+    standing: dict[int, Row] = {}
+    if len(changed) < len(items):
+        (unchanged,) = await tx.pipeline([(TRANSITIONS["read_unresolved"], (ids, runs))])
+        standing = {row[0] - 1: row for row in unchanged}
+    # A first run that was just resolved is all there is; for later runs and repeats, read the history.
+    later = [item.task_id for i, item in enumerate(items) if item.run_id > 0 or i not in changed]
+    whole = await read_facts(tx, later) if later else {}
+    effects = Effects()
+    outcomes: list[TaskFacts | QueueError] = []
+    for i, item in enumerate(items):
+        if i in changed:
+            outcomes.append(_resolved(item, changed[i], whole.get(item.task_id), effects))
+        else:
+            outcomes.append(_judge(item, standing.get(i), whole.get(item.task_id), effects))
+    dependents_started(dependents, effects)
+    groups_closed(groups, effects)
+    await tx.commit(insert_events(effects))
+    return outcomes, effects
+
+
+def _resolved(item: Resolve, row: Row, facts: TaskFacts | None, effects: Effects) -> TaskFacts:
+    """A run that this transaction resolved."""
+    (_, queue_id, frame, rank, retries_left, last_run, _, created, group, worker, taken_until, scheduled, started,
+     resolved, stream_id) = row  # fmt: skip
+    retried = last_run > item.run_id
+    if facts is None:
+        run = RunFacts(
+            item.run_id, item.state, created, item.reason, group, worker, taken_until, scheduled, started, resolved
+        )
+        facts = TaskFacts(item.task_id, queue_id, frames.split(frame), rank, retries_left, [run])
+        if retried:
+            reason = "task-retry" if item.reason == "intermittent-task" else "retry"
+            facts.runs.append(new_run(item.run_id + 1, reason, resolved))
+    _publish(item, facts, effects)
+    if retried:
+        effects.queues.add(queue_id)
+    if stream_id is not None and stream_id != item.guard:
+        reason = "claim-expired" if item.guard == EXPIRED else "resolved-elsewhere"
+        effects.revoke(stream_id, item.task_id, item.run_id, reason)
+    return facts
+
+
+def _judge(
+    item: Resolve, row: Row | None, facts: TaskFacts | None, effects: Effects
+) -> TaskFacts | QueueError:
+    """A run that could not be resolved: a repeat, or refused (queue.md 2.8)."""
+    if row is None or facts is None:
+        return ResourceNotFound(f"task {item.task_id} does not exist", taskId=item.task_id)
+    _, last_run, state, reason = row
+    if state is None:
+        return ResourceNotFound(f"task {item.task_id} has no run {item.run_id}", taskId=item.task_id)
+    newer = last_run - item.run_id
+    same = state == item.state and reason == item.reason
+    if same and newer <= (1 if state == "exception" else 0) and item.guard != EXPIRED:
+        _publish(item, facts, effects)
+        return facts
+    return RequestConflict(
+        f"run {item.run_id} of task {item.task_id} cannot be resolved as {item.reason}: it is "
+        f"{state}{f'/{reason}' if reason else ''} and the last run is {last_run}",
+        taskId=item.task_id,
+    )
+
+
+def _publish(item: Resolve, facts: TaskFacts, effects: Effects) -> None:
+    status = facts.status_json()
+    effects.events.append(messages.task_resolved(facts, item.run_id, status))
+    if len(facts.runs) > item.run_id + 1 and facts.runs[item.run_id + 1].state == "pending":
+        effects.events.append(messages.task_pending(facts, item.run_id + 1, status))

@@ -1,0 +1,95 @@
+"""Protobuf views of what is known: statuses, runs, claims (queue.md 1.4, 1.5, 1.7)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import orjson
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from server.domain.times import to_milliseconds
+from server.transitions.facts import RunFacts, TaskFacts
+from tcqueue.v1.run_pb2 import ReasonCreated, ReasonResolved, Run, RunState
+from tcqueue.v1.task_pb2 import TaskDefinition, TaskState, TaskStatus
+
+
+def words(enum: EnumTypeWrapper, prefix: str) -> dict[str, int]:
+    """The API's word for each value of an enum: REASON_RESOLVED_CLAIM_EXPIRED is `claim-expired`."""
+    return {
+        name.removeprefix(prefix).lower().replace("_", "-"): number
+        for name, number in enum.items()
+        if number != 0
+    }
+
+
+RUN_STATES = words(RunState, "RUN_STATE_")
+TASK_STATES = words(TaskState, "TASK_STATE_")
+REASONS_CREATED = words(ReasonCreated, "REASON_CREATED_")
+REASONS_RESOLVED = words(ReasonResolved, "REASON_RESOLVED_")
+REASON_WORDS = {number: word for word, number in REASONS_RESOLVED.items()}
+
+
+def stamp(moment: datetime) -> Timestamp:
+    """An instant as a timestamp in whole milliseconds."""
+    return Timestamp(seconds=int(moment.timestamp()), nanos=moment.microsecond // 1000 * 1_000_000)
+
+
+def run_message(run: RunFacts) -> Run:
+    """A run; what a run that was never claimed or resolved lacks is absent."""
+    message = Run(
+        run_id=run.run_id,
+        state=RUN_STATES[run.state],  # type: ignore[arg-type]
+        reason_created=REASONS_CREATED[run.reason_created],  # type: ignore[arg-type]
+        scheduled=stamp(run.scheduled),
+    )
+    if run.reason_resolved is not None:
+        message.reason_resolved = REASONS_RESOLVED[run.reason_resolved]  # type: ignore[assignment]
+    if run.worker_group is not None and run.worker_id is not None and run.taken_until is not None:
+        message.worker_group = run.worker_group
+        message.worker_id = run.worker_id
+        message.taken_until.CopyFrom(stamp(run.taken_until))
+    if run.started is not None:
+        message.started.CopyFrom(stamp(run.started))
+    if run.resolved is not None:
+        message.resolved.CopyFrom(stamp(run.resolved))
+    return message
+
+
+def status_message(facts: TaskFacts, definition: TaskDefinition | None = None) -> TaskStatus:
+    """A task's status. With its definition at hand no text has to be parsed."""
+    if definition is not None:
+        head = TaskStatus(
+            provisioner_id=definition.provisioner_id,
+            worker_type=definition.worker_type,
+            task_queue_id=definition.task_queue_id,
+            scheduler_id=definition.scheduler_id,
+            project_id=definition.project_id,
+            task_group_id=definition.task_group_id,
+            deadline=definition.deadline,
+            expires=definition.expires,
+        )
+    else:
+        fields = orjson.loads(facts.frame.status_head + "}")
+        head = TaskStatus(
+            provisioner_id=fields["provisionerId"],
+            worker_type=fields["workerType"],
+            task_queue_id=fields["taskQueueId"],
+            scheduler_id=fields["schedulerId"],
+            project_id=fields["projectId"],
+            task_group_id=fields["taskGroupId"],
+            deadline=_parsed(fields["deadline"]),
+            expires=_parsed(fields["expires"]),
+        )
+    head.task_id = facts.task_id
+    head.retries_left = facts.retries_left
+    head.state = TASK_STATES[facts.state]  # type: ignore[assignment]
+    head.priority = facts.priority  # type: ignore[assignment]
+    head.runs.extend([run_message(run) for run in facts.runs])
+    return head
+
+
+
+
+def _parsed(text: str) -> Timestamp:
+    return stamp(datetime.fromisoformat(text))

@@ -1,0 +1,1 @@
+"""The tests: `unit` needs nothing, `integration` real services; fixtures live in `plugins` by concern."""

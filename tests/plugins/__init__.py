@@ -1,0 +1,1 @@
+"""Pytest plugins, one per concern; listed in tests/conftest.py."""
