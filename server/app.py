@@ -105,10 +105,10 @@ async def start(settings: Settings) -> Process:
         machine = Machine(db, hub, settings, process_id)
         linger = settings.batch_linger_ms / 1000
         creations: Batcher[NewTask, TaskFacts] = Batcher(
-            "create", lambda items: create_tasks(machine, items, definitions.same), lanes=2, max_linger=linger
+            "create", lambda items: create_tasks(machine, items, definitions.same), lanes=1, max_linger=linger
         )
         resolutions: Batcher[Resolve, TaskFacts] = Batcher(
-            "resolve", lambda items: resolve_runs(machine, items), lanes=2, max_linger=linger
+            "resolve", lambda items: resolve_runs(machine, items), lanes=1, max_linger=linger
         )
         issuer = TaskCredentialIssuer(bootstrap.QUEUE_CLIENT, prepared.queue_access_token)
         seen = SeenWorkers(db, hub, settings, clock)
@@ -204,7 +204,7 @@ def loops(services: Services) -> Sequence[loop_base.Loop]:
         ClaimExpiry(machine),
         Deadlines(machine),
         Dependencies(machine),
-        EventRetention(services.db, settings),
+        EventRetention(services.db, retention_s=settings.event_retention_s, batch=settings.loop_batch_size),
         *expiry_loops(
             services.db,
             task_delay_s=settings.task_expiration_delay_s,

@@ -1,7 +1,7 @@
 """Writes `gen/` from `proto/`, or proves that it is current.
 
-    python -m tools.gen            rewrite gen/
-    python -m tools.gen --check    exit 1, naming the files, when gen/ is not what proto/ gives
+python -m tools.gen            rewrite gen/
+python -m tools.gen --check    exit 1, naming the files, when gen/ is not what proto/ gives
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         lines = differences(wanted, contents(GEN))
         if lines:
-            print("gen/ is not what proto/ gives; run `make gen` and commit:", *lines, sep="\n  ", file=sys.stderr)
+            lines.insert(0, "gen/ is not what proto/ gives; run `make gen` and commit:")
+            print(*lines, sep="\n  ", file=sys.stderr)
         return 1 if lines else 0
     install(wanted, GEN)
     return 0

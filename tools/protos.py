@@ -69,9 +69,7 @@ def stage() -> Path:
 
 def run_protoc(proto: Path, files: Sequence[str], *arguments: str) -> None:
     """Runs protoc over `files` below the folder `proto`. Raises ProtocFailed."""
-    if protoc.main(
-        ["protoc", f"--proto_path={proto}", f"--descriptor_set_in={stage()}", *arguments, *files]
-    ):
+    if protoc.main(["protoc", f"--proto_path={proto}", f"--descriptor_set_in={stage()}", *arguments, *files]):
         raise ProtocFailed(f"protoc failed on {proto}")
 
 

@@ -38,10 +38,9 @@ _STATE_COLORS = {
 class CommandError(click.ClickException):
     """Ends a command with a message and, where there is one, a hint at what to do."""
 
-    def __init__(self, message: str, hint: str = "", exit_code: int = 1) -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
-        self.exit_code = exit_code
 
     def show(self, file: Any = None) -> None:
         """Prints both to the error output."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar
 
 import click
 import grpc
-from tcqueue.v1.queue_service_pb2_grpc import QueueStub
 
 from server.cli.base import CommandError
 from server.client.channel import DEFAULT_ADDRESS, Tls, open_channel
 from server.client.credentials import Credentials, CredentialsError
 from server.client.errors import Failure, failure_of
+from tcqueue.v1.queue_service_pb2_grpc import QueueStub
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -72,7 +72,7 @@ class Queue:
         except grpc.RpcError as e:
             raise self.connection.error(failure_of(e)) from None
 
-    def stream(self, method: Callable[..., Iterator[A]], request: object) -> Iterator[A]:
+    def stream(self, method: Callable[..., Iterable[A]], request: object) -> Iterator[A]:
         """A call with a stream of answers."""
         try:
             yield from method(request, metadata=self._metadata())

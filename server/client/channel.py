@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+
 from tcqueue.v1 import queue_service_pb2
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc.aio
+
 from tcqueue.v1.claim_pb2 import (
     ClaimWorkAccept,
     ClaimWorkOpen,

@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from tcqueue.v1 import options_pb2
 
 _TIMESTAMP = Timestamp.DESCRIPTOR.full_name

@@ -15,6 +15,11 @@ from typing import Protocol
 
 import grpc
 import grpc.aio
+
+from server.client.claim_stream import ClaimWorkStream
+from server.client.credentials import Credentials
+from server.client.errors import CallError, Failure, failure_of
+from server.client.held_runs import INTERNAL_ERROR, WORKER_SHUTDOWN, HeldRun, Result, RunKey
 from tcqueue.v1.claim_pb2 import (
     ClaimWorkOpen,
     ClaimWorkResponse,
@@ -22,11 +27,6 @@ from tcqueue.v1.claim_pb2 import (
     RevocationReason,
 )
 from tcqueue.v1.task_pb2 import TaskState
-
-from server.client.claim_stream import ClaimWorkStream
-from server.client.credentials import Credentials
-from server.client.errors import CallError, Failure, failure_of
-from server.client.held_runs import INTERNAL_ERROR, WORKER_SHUTDOWN, HeldRun, Result, RunKey
 
 Execute = Callable[[HeldRun], Awaitable[Result]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ class _Large:
     found: int
     at: float
     took: float
+
+    def age(self, now: float) -> float:
+        """How long it has been due for being counted anew; below zero it is not."""
+        return now - self.at - self.took / _SHARE
 
 
 class QueueCounts:
@@ -64,16 +69,18 @@ class QueueCounts:
     async def _count(self, kind: Kind, queue_id: str) -> int:
         key = (kind, queue_id)
         large = self._large.get(key)
-        now = self._monotonic()
-        if large is not None and now < large.at + large.took / _SHARE:
+        if large is not None and large.age(self._monotonic()) < 0:
             return large.found
         ((small,),) = await self._db.fetch(_SQL[kind], (queue_id, EXACT + 1), hot=True)
         if small <= EXACT:
             self._large.pop(key, None)
             return int(small)
-        counting = self._start(key)
-        if large is None or now > large.at + large.took / _SHARE + _KEPT_S:
-            large = await asyncio.shield(counting)
+        large = self._large.get(key)  # somebody else may have counted meanwhile
+        age = math.inf if large is None else large.age(self._monotonic())
+        if large is None or age >= 0:
+            counting = self._start(key)
+            if large is None or age > _KEPT_S:
+                large = await asyncio.shield(counting)
         return max(large.found, EXACT + 1)
 
     def _start(self, key: tuple[Kind, str]) -> asyncio.Task[_Large]:

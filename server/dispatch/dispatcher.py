@@ -54,7 +54,7 @@ class Dispatcher:
         linger = machine.settings.batch_linger_ms / 1000
         self.sessions: dict[str, Session] = {}
         self.accepts: Batcher[Offered, bool] = Batcher(
-            "accept", lambda items: claiming.accept_runs(machine, items), lanes=2, max_linger=linger
+            "accept", lambda items: claiming.accept_runs(machine, items), lanes=1, max_linger=linger
         )
         self.reclaims: Batcher[Reclaim, Reclaimed] = Batcher(
             "reclaim", lambda items: claiming.reclaim_runs(machine, items), lanes=1, max_linger=linger

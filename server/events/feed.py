@@ -9,7 +9,7 @@ from typing import Protocol
 
 import structlog
 
-from server.errors import CursorTooOld
+from server.errors import CursorTooOld, Unavailable
 from server.events.cursors import Position
 from server.events.reader import LogReader, Page
 from server.events.subscriptions import Subscription, SubscriptionIndex, Tail
@@ -78,7 +78,6 @@ class Feed:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._unsubscribe: list[Callable[[], None]] = []
-        self._trouble = ""
 
     def start(self) -> None:
         """Starts reading."""
@@ -108,6 +107,7 @@ class Feed:
         self._live.remove(subscription)
 
     async def _run(self) -> None:
+        trouble = ""
         while True:
             try:
                 if not self.ready.is_set():
@@ -116,10 +116,14 @@ class Feed:
                 before = self.reader.next_id
                 page = await self.reader.read()
             except Exception as e:
-                self._complain(e)
+                if str(e) != trouble:
+                    trouble = str(e)
+                    # A database that is away is no news with a traceback.
+                    known = isinstance(e, Unavailable)
+                    _log.warning("events cannot be read; trying on", error=trouble, exc_info=not known)
                 await asyncio.sleep(self._limits.retry_s)
                 continue
-            self._trouble = ""
+            trouble = ""
             if page.horizon >= before:
                 self._overtaken(page.horizon)
             self._push(page)
@@ -176,11 +180,6 @@ class Feed:
 
     def _new_tail(self) -> Tail:
         return Tail(self.end, most_rows=self._limits.tail_rows, most_size=self._limits.tail_size)
-
-    def _complain(self, error: Exception) -> None:
-        if str(error) != self._trouble:
-            self._trouble = str(error)
-            _log.warning("the event log cannot be read; trying on", exc_info=error)
 
 
 def too_old() -> CursorTooOld:

@@ -11,7 +11,8 @@ import orjson
 
 @dataclass(slots=True, eq=False)
 class Event:
-    """One event. `row` and `index` are its place in the log; `payload` is JSON text. Ids that the routing key has no word for are empty."""
+    """One event. `row` and `index` are its place in the log; `payload` is JSON text. Ids that the routing
+    key has no word for are empty."""
 
     row: int
     index: int

@@ -80,6 +80,10 @@ async def get_worker_type(call: Call, request: GetWorkerTypeRequest) -> GetWorke
 
 async def declare_worker_type(call: Call, request: DeclareWorkerTypeRequest) -> DeclareWorkerTypeResponse:
     """Makes or updates a task queue. One that would have expired already is refused."""
+    queue_id = f"{request.provisioner_id}/{request.worker_type}"
+    description = text(request.description, "description") if request.HasField("description") else None
+    stability = stability_word(request.stability)
+    expires = instant(request.expires, "expires") if request.HasField("expires") else None
     call.authorize(
         {
             "provisionerId": request.provisioner_id,
@@ -87,10 +91,6 @@ async def declare_worker_type(call: Call, request: DeclareWorkerTypeRequest) -> 
             "properties": _given(request, "stability", "description", "expires"),
         }
     )
-    queue_id = f"{request.provisioner_id}/{request.worker_type}"
-    description = text(request.description, "description") if request.HasField("description") else None
-    stability = stability_word(request.stability)
-    expires = instant(request.expires, "expires") if request.HasField("expires") else None
 
     async def run(tx: Transaction) -> Row:
         rows = await tx.run(

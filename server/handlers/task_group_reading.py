@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.call import Call
 from server.domain import paging
-from server.handlers.pages import BUDGET, READING, read, tasks_and_statuses
+from server.handlers.pages import BUDGET, READING, gently, read, tasks_and_statuses
 from server.handlers.task_groups import read_group
 from tcqueue.v1.task_group_pb2 import (
     GetTaskGroupRequest,
@@ -32,6 +32,6 @@ async def list_task_group(call: Call, request: ListTaskGroupRequest) -> ListTask
         scheduler_id=group.scheduler_id,
         expires=group.expires,
         sealed=group.sealed if group.HasField("sealed") else None,
-        tasks=tasks_and_statuses(rows),
+        tasks=await gently(tasks_and_statuses(rows)),
         continuation_token=paging.token(rows[-1][1]) if rows and rows[-1][0] else "",
     )

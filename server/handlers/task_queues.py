@@ -6,7 +6,7 @@ from server import definitions
 from server.call import Call
 from server.domain import paging, times
 from server.errors import ResourceNotFound
-from server.handlers.pages import BUDGET, READING, read
+from server.handlers.pages import BUDGET, READING, gently, read
 from server.store.database import Row
 from server.store.statements import load
 from server.views import stamp
@@ -83,7 +83,7 @@ async def list_pending_tasks(call: Call, request: ListPendingTasksRequest) -> Li
         (READING["list_pending"], (request.task_queue_id, after, paging.size(request.limit), BUDGET)),
     )
     return ListPendingTasksResponse(
-        tasks=[
+        tasks=await gently(
             PendingTask(
                 task_id=task_id,
                 run_id=run_id,
@@ -91,7 +91,7 @@ async def list_pending_tasks(call: Call, request: ListPendingTasksRequest) -> Li
                 inserted=stamp(scheduled),
             )
             for _, task_id, run_id, _, scheduled, definition, rank in rows
-        ],
+        ),
         continuation_token=paging.token(rows[-1][3]) if rows and rows[-1][0] else "",
     )
 
@@ -105,7 +105,7 @@ async def list_claimed_tasks(call: Call, request: ListClaimedTasksRequest) -> Li
         (READING["list_claimed"], (request.task_queue_id, after, seq, paging.size(request.limit), BUDGET)),
     )
     return ListClaimedTasksResponse(
-        tasks=[
+        tasks=await gently(
             ClaimedTask(
                 task_id=task_id,
                 run_id=run_id,
@@ -115,7 +115,7 @@ async def list_claimed_tasks(call: Call, request: ListClaimedTasksRequest) -> Li
                 task=definitions.load(definition, rank),
             )
             for _, task_id, run_id, worker_group, worker_id, at, _, definition, rank in rows
-        ],
+        ),
         continuation_token=_claimed_token(rows[-1]) if rows and rows[-1][0] else "",
     )
 

@@ -8,7 +8,7 @@ from server import definitions
 from server.call import Call
 from server.domain import paging, slugid
 from server.errors import ResourceNotFound
-from server.handlers.pages import BUDGET, READING, read, statuses, tasks_and_statuses
+from server.handlers.pages import BUDGET, READING, gently, read, statuses, tasks_and_statuses
 from tcqueue.v1.task_pb2 import (
     BatchGetTasksRequest,
     BatchGetTasksResponse,
@@ -50,10 +50,10 @@ async def batch_get_tasks(call: Call, request: BatchGetTasksRequest) -> BatchGet
         (READING["list_definitions"], (ids, paging.size(request.limit), BUDGET)),
     )
     return BatchGetTasksResponse(
-        tasks=[
+        tasks=await gently(
             NamedTask(task_id=task_id, task=definitions.load(definition, rank))
             for _, task_id, definition, rank in rows
-        ],
+        ),
         continuation_token=paging.token(rows[-1][1]) if rows and rows[-1][0] else "",
     )
 
@@ -65,7 +65,7 @@ async def batch_get_task_statuses(
     call.authorize({"taskIds": request.task_ids})
     ids = _wanted(request.task_ids, request.continuation_token)
     (rows,) = await read(call.services.db, (READING["list_statuses"], (ids, paging.size(request.limit) + 1)))
-    page, more = paging.cut(list(statuses(rows)), request.limit)
+    page, more = paging.cut(await gently(statuses(rows)), request.limit)
     return BatchGetTaskStatusesResponse(
         statuses=[NamedTaskStatus(task_id=status.task_id, status=status) for status in page],
         continuation_token=paging.token(page[-1].task_id) if more else "",
@@ -84,7 +84,7 @@ async def list_dependent_tasks(call: Call, request: ListDependentTasksRequest) -
         raise _unknown(request.task_id)
     return ListDependentTasksResponse(
         task_id=request.task_id,
-        tasks=tasks_and_statuses(rows),
+        tasks=await gently(tasks_and_statuses(rows)),
         continuation_token=paging.token(rows[-1][1]) if rows and rows[-1][0] else "",
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 from server.config import Settings
 from server.errors import QueueError
 from server.identity import certificates, tokens
-from server.identity.changes import CHANNEL, Topic
+from server.identity.changes import CHANNEL, CLIENT, ROLES
 from server.identity.directory import Directory
 from server.identity.model import NOBODY, Identity
 from server.identity.secrets import SecretBox
@@ -143,9 +143,9 @@ class Authenticator:
 
     def _changed(self, payload: str) -> None:
         topic, _, name = payload.partition(" ")
-        if topic == Topic.CLIENT:
+        if topic == CLIENT:
             self._stale_clients.add(name)
-        elif topic == Topic.ROLE:
+        elif topic == ROLES:
             self._stale_roles = True
         else:
             self._stale_everything = True
@@ -194,9 +194,7 @@ class Authenticator:
         named = None if everything else sorted(self._stale_clients | sought)
         try:
             role_rows = await self._db.fetch(_SQL["directory_roles"], []) if roles else None
-            client_rows = (
-                await self._db.fetch(_SQL["directory_clients"], [named]) if named != [] else []
-            )
+            client_rows = await self._db.fetch(_SQL["directory_clients"], [named]) if named != [] else []
         finally:
             self._sought -= sought
         self._directory.load_clients(client_rows, named)

@@ -14,7 +14,7 @@ from typing import Any
 from server.config import Settings, SettingsError
 from server.domain.roles import ANONYMOUS_ROLE, ANONYMOUS_SCOPES
 from server.domain.scopes import is_scope
-from server.identity.changes import Changes, Topic
+from server.identity.changes import ROLES, Changes, about_client
 from server.identity.clients import STATIC
 from server.identity.model import is_access_token, is_client_id
 from server.identity.secrets import SecretBox, new_access_token
@@ -68,39 +68,35 @@ async def prepare(db: Database, hub: NotifyHub | None, settings: Settings, box: 
     if settings.root_access_token and not is_access_token(settings.root_access_token):
         raise SettingsError("TCQUEUE_ROOT_ACCESS_TOKEN takes 22 to 66 letters, digits, _ and -")
 
-    async def run(tx: Transaction) -> tuple[Prepared, list[tuple[Topic, str]]]:
+    async def run(tx: Transaction, news: set[str]) -> Prepared:
         await tx.run(_SQL["bootstrap_lock"], [])
         seen = await tx.run(_SQL["first_start_get"], [])
         first_start, anonymous_filled = not seen, bool(seen and seen[0][0])
-        sync = _Sync(tx, box)
+        sync = _Sync(tx, box, news)
         queue_token = await sync.ensure(_Wanted(QUEUE_CLIENT, "the queue itself", ("*",), None))
         await sync.static(static)
         root_token = None
         if settings.root_access_token:
-            await sync.root(settings.root_access_token, first_start=first_start)
+            await sync.root(settings.root_access_token)
         elif first_start:
-            root_token = await sync.root(None, first_start=True)
+            root_token = await sync.root(None)
         fill = settings.default_anonymous_role and not anonymous_filled
         if fill:
             await sync.anonymous()
         if first_start or fill:
             await tx.run(_SQL["first_start_note"], [fill])
-        return Prepared(first_start, root_token, queue_token), sync.changed
+        return Prepared(first_start, root_token, queue_token)
 
-    prepared, changed = await db.in_transaction(run, hot=False)
-    changes = Changes(db, hub)
-    for topic, name in changed:
-        changes.tell(topic, name)
-    return prepared
+    return await Changes(db, hub).make(run)
 
 
 class _Sync:
-    """Brings clients and the anonymous role to what is wanted; notes what it changed."""
+    """Brings clients and the anonymous role to what is wanted; adds what it changed to the news."""
 
-    def __init__(self, tx: Transaction, box: SecretBox) -> None:
+    def __init__(self, tx: Transaction, box: SecretBox, news: set[str]) -> None:
         self._tx = tx
         self._box = box
-        self.changed: list[tuple[Topic, str]] = []
+        self._news = news
 
     async def ensure(self, wanted: _Wanted) -> str:
         """Make the client or mend what differs; returns its access token."""
@@ -110,11 +106,18 @@ class _Sync:
         _, description, scopes, _, disabled, *_ = rows[0]
         token = self._box.open(rows[0][10])
         if (description, tuple(scopes), disabled) != (wanted.description, wanted.scopes, False):
-            params = [wanted.client_id, wanted.description, list(wanted.scopes), _FOREVER, False, QUEUE_CLIENT]
+            params = [
+                wanted.client_id,
+                wanted.description,
+                list(wanted.scopes),
+                _FOREVER,
+                False,
+                QUEUE_CLIENT,
+            ]
             await self._tx.run(_SQL["client_update"], params)
             if disabled:
                 await self._tx.run(_SQL["client_set_disabled"], [wanted.client_id, False, QUEUE_CLIENT])
-            self.changed.append((Topic.CLIENT, wanted.client_id))
+            self._news.add(about_client(wanted.client_id))
         if wanted.access_token not in (None, token):
             token = await self._rekey(wanted.client_id, wanted.access_token)
         return token
@@ -127,25 +130,22 @@ class _Sync:
             for client_id, *_ in rows:
                 if client_id not in wanted and not client_id.startswith(_OWN):
                     await self._tx.run(_SQL["client_delete"], [client_id, QUEUE_CLIENT])
-                    self.changed.append((Topic.CLIENT, client_id))
+                    self._news.add(about_client(client_id))
             if len(rows) < 1000:
                 break
             after = rows[-1][0]
         for client in wanted.values():
             await self.ensure(client)
 
-    async def root(self, token: str | None, *, first_start: bool) -> str:
-        """Make the root client; of one that is there, only the token is brought in line.
-
-        Its other properties are the operator's, who may have disabled it for good.
-        """
+    async def root(self, token: str | None) -> str | None:
+        """Make the root client and return its token; of one that is there, only a given token is brought
+        in line: its other properties are the operator's, who may have disabled it for good."""
         rows = await self._tx.run(_SQL["client_lock"], [ROOT_CLIENT])
         if not rows:
             return await self._insert(_Wanted(ROOT_CLIENT, "root client of the first start", ("*",), token))
-        stored = self._box.open(rows[0][10])
-        if token is None or token == stored:
-            return stored
-        return await self._rekey(ROOT_CLIENT, token)
+        if token not in (None, self._box.open(rows[0][10])):
+            await self._rekey(ROOT_CLIENT, token)
+        return None
 
     async def anonymous(self) -> None:
         """Fill the anonymous role unless there is one."""
@@ -157,20 +157,28 @@ class _Sync:
         ]
         await self._tx.run(_SQL["roles_lock"], [])
         if await self._tx.run(_SQL["role_insert"], params):
-            self.changed.append((Topic.ROLE, ANONYMOUS_ROLE))
+            self._news.add(ROLES)
 
     async def _insert(self, wanted: _Wanted) -> str:
         token = wanted.access_token or new_access_token()
         sealed = self._box.seal(token)
-        params = [wanted.client_id, wanted.description, sealed, list(wanted.scopes), _FOREVER, False, QUEUE_CLIENT]
+        params = [
+            wanted.client_id,
+            wanted.description,
+            sealed,
+            list(wanted.scopes),
+            _FOREVER,
+            False,
+            QUEUE_CLIENT,
+        ]
         await self._tx.run(_SQL["client_insert"], params)
-        self.changed.append((Topic.CLIENT, wanted.client_id))
+        self._news.add(about_client(wanted.client_id))
         return token
 
     async def _rekey(self, client_id: str, token: str | None) -> str:
         token = token or new_access_token()
         await self._tx.run(_SQL["client_reset"], [client_id, self._box.seal(token), QUEUE_CLIENT])
-        self.changed.append((Topic.CLIENT, client_id))
+        self._news.add(about_client(client_id))
         return token
 
 
@@ -191,7 +199,7 @@ def _static_client(where: str, entry: Mapping[str, Any]) -> _Wanted:
     unknown = sorted(set(entry) - {"clientId", "accessToken", "description", "scopes"})
     if unknown:
         raise SettingsError(f"{where} has the unknown key {unknown[0]}")
-    client_id, token = entry.get("clientId"), entry.get("accessToken")
+    client_id, token = entry.get("clientId", ""), entry.get("accessToken")
     description, scopes = entry.get("description", ""), entry.get("scopes")
     if not is_client_id(client_id) or not client_id.startswith(STATIC):
         raise SettingsError(f"{where} needs a clientId that begins with {STATIC}")

@@ -3,60 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from enum import StrEnum
 from typing import TypeAlias, TypeVar
 
 from server.domain.scopes import is_scope, refuse_double_star
 from server.errors import InputValidationError
+from server.store import hub as hubs
 from server.store.database import Database, Transaction
 from server.store.hub import NotifyHub
+from server.store.statements import load
 
 CHANNEL = "identity"
 MAX_DESCRIPTION = 10_240
+MAX_ID = 1000
+"""Longest clientId or roleId taken; what is much longer fits no index entry."""
+
+CLIENT, ROLES = "client", "roles"
+"""What a message on the channel may say: `client <clientId>`, or `roles`. Anything else: everything."""
+
+T = TypeVar("T")
+Change: TypeAlias = Callable[[Transaction, set[str]], Awaitable[T]]
+"""Works in a transaction and adds to the set what is to be told of it."""
 
 Authorize: TypeAlias = Callable[[Sequence[str]], None]
 """Called with the scopes a change hands out, before anything is written; raises to forbid it."""
 
-T = TypeVar("T")
+_NOTIFY = load("hub")["notify"]
 
 
-class Topic(StrEnum):
-    """What a message on the channel is about; its payload is `<topic> <id>`."""
-
-    CLIENT = "client"
-    ROLE = "role"
+def about_client(client_id: str) -> str:
+    """The message that something about a client has changed."""
+    return f"{CLIENT} {client_id}"
 
 
 class Changes:
-    """Runs changes and tells of them.
-
-    Processes without a hub of their own (commands) tell through the transaction itself.
-    """
+    """Runs changes and tells of them; without a hub (commands) only other processes hear of it."""
 
     def __init__(self, db: Database, hub: NotifyHub | None) -> None:
         self._db = db
         self._hub = hub
 
-    async def make(self, topic: Topic, name: str, change: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Run a change in one transaction; when it is committed, so it is known.
+    async def make(self, change: Change[T]) -> T:
+        """Run a change in one transaction; once it is committed, it is known.
 
-        In this process at once: whoever calls next meets the new state. Elsewhere within milliseconds.
+        In this process at once: whoever calls next meets the new state. Elsewhere within milliseconds,
+        and for certain: the message is part of the transaction, so that a disabled client cannot stay
+        welcome anywhere because its disabler died between the two. Raises what `change` raises.
         """
-        made = await self._db.in_transaction(change, hot=False)
-        self.tell(topic, name)
-        return made
+        news: set[str] = set()
 
-    def tell(self, topic: Topic, name: str) -> None:
-        """Tell of a change that is committed."""
+        async def run(tx: Transaction) -> T:
+            news.clear()
+            made = await change(tx, news)
+            if news:
+                # From nobody in particular, so that this process, too, hears it when the outcome of
+                # its COMMIT gets lost.
+                await tx.run(_NOTIFY, [[hubs.message("", CHANNEL, text) for text in sorted(news)]])
+            return made
+
+        made = await self._db.in_transaction(run, hot=False)
         if self._hub is not None:
-            self._hub.publish(CHANNEL, f"{topic} {name}")
+            for text in news:
+                self._hub.publish(CHANNEL, text)
+        return made
 
 
 def check_contents(description: str, scopes: Sequence[str]) -> None:
-    """What clients and roles have in common: InputValidationError for an overlong description, for
+    """What clients and roles have in common: InputValidationError for an unusable description, for
     what is no scope and for a repeated one; InputError for a scope ending with two stars."""
     if len(description) > MAX_DESCRIPTION:
         raise InputValidationError(f"description must not be longer than {MAX_DESCRIPTION} characters")
+    if "\0" in description:
+        raise InputValidationError("description must not hold NUL characters")
     for scope in scopes:
         if not is_scope(scope):
             raise InputValidationError(f"scope {scope!r} must be printable ASCII")

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from server.errors import AlreadyExists, InputError, InvalidRequestArguments, ResourceNotFound
-from server.identity.changes import Authorize, Changes, Topic, check_contents
+from server.identity.changes import MAX_ID, Authorize, Changes, about_client, check_contents
 from server.identity.model import is_client_id
 from server.identity.secrets import SecretBox, new_access_token
 from server.store.database import Database, Transaction
@@ -94,9 +94,10 @@ class Clients:
             actor,
         ]
 
-        async def insert(tx: Transaction) -> tuple[Client, str]:
+        async def insert(tx: Transaction, news: set[str]) -> tuple[Client, str]:
             rows = await tx.run(_SQL["client_insert"], params)
             if rows:
+                news.add(about_client(client_id))
                 return Client.of_row(rows[0]), token
             rows = await tx.run(_SQL["client_lock"], [client_id])
             stored = _found(rows)
@@ -107,7 +108,7 @@ class Clients:
                 raise AlreadyExists("Client already exists")
             return stored, self._box.open(rows[0][10])
 
-        return await self._changes.make(Topic.CLIENT, client_id, insert)
+        return await self._changes.make(insert)
 
     async def update(
         self,
@@ -127,15 +128,16 @@ class Clients:
         _refuse_static(client_id)
         check_contents(description, scopes or ())
 
-        async def update(tx: Transaction) -> Client:
+        async def update(tx: Transaction, news: set[str]) -> Client:
             stored = _found(await tx.run(_SQL["client_lock"], [client_id]))
             wanted = stored.scopes if scopes is None else tuple(scopes)
             if authorize is not None:
                 authorize([scope for scope in wanted if scope not in stored.scopes])
             params = [client_id, description, list(wanted), expires, delete_on_expiration, actor]
+            news.add(about_client(client_id))
             return _found(await tx.run(_SQL["client_update"], params))
 
-        return await self._changes.make(Topic.CLIENT, client_id, update)
+        return await self._changes.make(update)
 
     async def reset_access_token(self, client_id: str, *, actor: str) -> tuple[Client, str]:
         """Give a client another access token; the old one stops working at once. ResourceNotFound."""
@@ -143,10 +145,11 @@ class Clients:
         token = new_access_token()
         params = [client_id, self._box.seal(token), actor]
 
-        async def reset(tx: Transaction) -> Client:
+        async def reset(tx: Transaction, news: set[str]) -> Client:
+            news.add(about_client(client_id))
             return _found(await tx.run(_SQL["client_reset"], params))
 
-        return await self._changes.make(Topic.CLIENT, client_id, reset), token
+        return await self._changes.make(reset), token
 
     async def enable(self, client_id: str, *, actor: str) -> Client:
         """Let a disabled client in again; harmless when it is enabled. ResourceNotFound."""
@@ -159,27 +162,31 @@ class Clients:
     async def _set_disabled(self, client_id: str, disabled: bool, actor: str) -> Client:
         _refuse_static(client_id)
 
-        async def set_disabled(tx: Transaction) -> Client:
+        async def set_disabled(tx: Transaction, news: set[str]) -> Client:
+            news.add(about_client(client_id))
             return _found(await tx.run(_SQL["client_set_disabled"], [client_id, disabled, actor]))
 
-        return await self._changes.make(Topic.CLIENT, client_id, set_disabled)
+        return await self._changes.make(set_disabled)
 
     async def delete(self, client_id: str, *, actor: str) -> None:
         """Delete a client; no error when there is none."""
         _refuse_static(client_id)
 
-        async def delete(tx: Transaction) -> None:
-            await tx.run(_SQL["client_delete"], [client_id, actor])
+        async def delete(tx: Transaction, news: set[str]) -> None:
+            if await tx.run(_SQL["client_delete"], [client_id, actor]):
+                news.add(about_client(client_id))
 
-        await self._changes.make(Topic.CLIENT, client_id, delete)
+        await self._changes.make(delete)
 
     async def delete_expired(self, *, actor: str, limit: int = 1000) -> Sequence[str]:
         """Delete up to `limit` expired clients that asked for it; returns their ids."""
-        rows = await self._db.fetch(_SQL["clients_delete_expired"], [limit, actor])
-        gone = [client_id for (client_id,) in rows]
-        for client_id in gone:
-            self._changes.tell(Topic.CLIENT, client_id)
-        return gone
+
+        async def delete(tx: Transaction, news: set[str]) -> Sequence[str]:
+            rows = await tx.run(_SQL["clients_delete_expired"], [limit, actor])
+            news.update(about_client(client_id) for (client_id,) in rows)
+            return [client_id for (client_id,) in rows]
+
+        return await self._changes.make(delete)
 
 
 def _found(rows: Sequence[Sequence[Any]]) -> Client:
@@ -189,8 +196,8 @@ def _found(rows: Sequence[Sequence[Any]]) -> Client:
 
 
 def _checked(client_id: str) -> str:
-    if not is_client_id(client_id):
-        raise InvalidRequestArguments("clientId may hold letters, digits and !@/:.+|_- only")
+    if not is_client_id(client_id) or len(client_id) > MAX_ID:
+        raise InvalidRequestArguments(f"clientId must be 1 to {MAX_ID} letters, digits and !@/:.+|_-")
     return client_id
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from server.domain.roles import RoleSet, check_cycles, check_role, is_role_id
 from server.domain.scopes import ScopeSet, canonical_key
 from server.errors import AlreadyExists, InvalidRequestArguments, ResourceNotFound
-from server.identity.changes import Authorize, Changes, Topic, check_contents
+from server.identity.changes import MAX_ID, ROLES, Authorize, Changes, check_contents
 from server.store.database import Database, Transaction
 from server.store.statements import load
 
@@ -73,18 +73,19 @@ class Roles:
             authorize(scopes)
         ordered = sorted(scopes, key=canonical_key)
 
-        async def insert(tx: Transaction) -> Role:
+        async def insert(tx: Transaction, news: set[str]) -> Role:
             await tx.run(_SQL["roles_lock"], [])
             _check_together(await _all(tx), role_id, ordered)
             rows = await tx.run(_SQL["role_insert"], [role_id, description, ordered, actor])
             if rows:
+                news.add(ROLES)
                 return Role.of_row(rows[0])
             stored = _found(await tx.run(_SQL["role_get"], [role_id]))
             if (stored.description, list(stored.scopes)) != (description, ordered):
                 raise AlreadyExists("Role already exists")
             return stored
 
-        return await self._changes.make(Topic.ROLE, role_id, insert)
+        return await self._changes.make(insert)
 
     async def update(
         self,
@@ -102,7 +103,7 @@ class Roles:
         _check(role_id, description, scopes)
         ordered = sorted(scopes, key=canonical_key)
 
-        async def update(tx: Transaction) -> Role:
+        async def update(tx: Transaction, news: set[str]) -> Role:
             await tx.run(_SQL["roles_lock"], [])
             roles = await _all(tx)
             stored = _found(await tx.run(_SQL["role_get"], [role_id]))
@@ -110,19 +111,21 @@ class Roles:
                 held = ScopeSet.of_normalized(RoleSet(roles).expand(stored.scopes))
                 authorize([scope for scope in ordered if not held.satisfies(scope)])
             _check_together(roles, role_id, ordered)
+            news.add(ROLES)
             return _found(await tx.run(_SQL["role_update"], [role_id, description, ordered, actor]))
 
-        return await self._changes.make(Topic.ROLE, role_id, update)
+        return await self._changes.make(update)
 
     async def delete(self, role_id: str, *, actor: str) -> None:
         """Delete a role; no error when there is none."""
         _checked(role_id)
 
-        async def delete(tx: Transaction) -> None:
+        async def delete(tx: Transaction, news: set[str]) -> None:
             await tx.run(_SQL["roles_lock"], [])
-            await tx.run(_SQL["role_delete"], [role_id, actor])
+            if await tx.run(_SQL["role_delete"], [role_id, actor]):
+                news.add(ROLES)
 
-        await self._changes.make(Topic.ROLE, role_id, delete)
+        await self._changes.make(delete)
 
 
 async def _all(tx: Transaction) -> dict[str, Sequence[str]]:
@@ -140,8 +143,8 @@ def _found(rows: Sequence[Sequence[Any]]) -> Role:
 
 
 def _checked(role_id: str) -> str:
-    if not is_role_id(role_id):
-        raise InvalidRequestArguments("roleId must be printable ASCII and not empty")
+    if not is_role_id(role_id) or len(role_id) > MAX_ID:
+        raise InvalidRequestArguments(f"roleId must be 1 to {MAX_ID} characters of printable ASCII")
     return role_id
 
 

@@ -2,8 +2,13 @@
 
 Running a batch the moment the last one returned is a trap: batches collapse to a few items, and the
 faster the disk, the worse. So a batch waits up to `max_linger`, but only after a batch that had
-company, and only until that one's size is matched again: callers that come back together are kept
-together, and a lone caller on an idle server never waits.
+company, only until that one's size is matched again, and only while items keep coming: `max_pause`
+without a new one ends the wait. Callers that come back together are kept together, a straggler does
+not hold up the rest for the whole linger, and a lone caller on an idle server never waits.
+
+Measured with three chained batchers on 2 cores shared with PostgreSQL and the clients, lives per
+second at 4 / 16 closed-loop clients: no linger 720 / 1,079, linger 5 ms alone 828 / 1,174, with a
+pause of 2 ms 866 / 1,270, of 1 ms 775 / 1,280, of 0.5 ms 758 / 1,216; with 1 client all the same.
 """
 
 from __future__ import annotations
@@ -45,19 +50,22 @@ class Batcher(Generic[T, R]):
         max_items: int = 256,
         lanes: int = 2,
         max_linger: float = 0.005,
+        max_pause: float = 0.002,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
-        if max_items < 1 or lanes < 1 or max_linger < 0:
-            raise ValueError("max_items and lanes must be at least 1, max_linger not negative")
+        if max_items < 1 or lanes < 1 or min(max_linger, max_pause) < 0:
+            raise ValueError("max_items and lanes must be at least 1, the times not negative")
         self.name = name
         self._run = run
         self._max_items = max_items
         self._lanes = lanes
         self._max_linger = max_linger
+        self._max_pause = max_pause
         self._on_batch = on_batch
         self._items: list[T] = []
         self._slots: list[asyncio.Future[R] | tuple[_Group[R], int]] = []
         self._since = 0.0  # loop time of the oldest waiting item
+        self._seen = 0  # how many waited when the timer was set
         self._match = 1  # size of the last batch: what the next one lingers for
         self._wake_at = 1  # how many waiting items are worth a look; 0: none, as all lanes are busy
         self._timer: asyncio.TimerHandle | None = None
@@ -124,23 +132,28 @@ class Batcher(Generic[T, R]):
         self._look_due = False
         loop = asyncio.get_running_loop()
         while self._items and len(self._running) < self._lanes:
-            if len(self._items) < self._match and not self._draining:
-                left = self._since + self._max_linger - loop.time()
-                if left > 0:
-                    self._wake_at = self._match
-                    if self._timer is None:
-                        self._timer = loop.call_later(left, self._lingered)
-                    return
+            if len(self._items) < self._match and not self._draining and self._linger(loop):
+                return
             self._start(loop)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._wake_at = 1 if len(self._running) < self._lanes else 0
 
-    def _lingered(self) -> None:
+    def _linger(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether it is still worth waiting; if so a timer is set."""
+        self._wake_at = self._match
+        if self._timer is not None:
+            return True
+        patience = min(self._since + self._max_linger - loop.time(), self._max_pause)
+        if patience <= 0 or len(self._items) == self._seen:
+            return False
+        self._seen = len(self._items)
+        self._timer = loop.call_later(patience, self._paused)
+        return True
+
+    def _paused(self) -> None:
         self._timer = None
-        # The clock that woke us may be a hair ahead of the deadline; it has passed all the same.
-        self._since = min(self._since, asyncio.get_running_loop().time() - self._max_linger)
         self._look()
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -148,6 +161,7 @@ class Batcher(Generic[T, R]):
         items, self._items = self._items[:size], self._items[size:]
         slots, self._slots = self._slots[:size], self._slots[size:]
         self._match = len(items)
+        self._seen = 0
         task = loop.create_task(self._run_batch(items, slots), context=self._context.copy())
         self._running.add(task)
         task.add_done_callback(self._finished)

@@ -8,7 +8,6 @@ indexes, and `cold` for everything else. Parameters are native (`$1`), each type
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 import psycopg
+import structlog
 from psycopg import errors
 
 from server.errors import Unavailable
@@ -28,7 +28,7 @@ __all__ = ["Database", "PoolSettings", "Row", "Statement", "Transaction"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 _SQL = load("database")
 
 _BEGIN: Statement = ("BEGIN", ())
@@ -173,6 +173,11 @@ class Database:
         self.hot = Pool("hot", lambda: self.connect(_HOT), size=settings.hot_pool_size, wait_timeout_s=wait)
         self.cold = Pool("cold", lambda: self.connect({}), size=settings.cold_pool_size, wait_timeout_s=wait)
 
+    @property
+    def wait_timeout_s(self) -> float:
+        """How long a call waits for a connection before it raises Unavailable."""
+        return self._settings.db_wait_timeout_s
+
     @classmethod
     async def open(cls, dsn: str, *, settings: DatabaseSettings) -> Database:
         """Connects once, to find out early whether that works. Raises Unavailable if it does not, and
@@ -214,10 +219,10 @@ class Database:
             except (errors.DeadlockDetected, errors.SerializationFailure) as e:
                 if attempt == _ATTEMPTS:
                     raise Unavailable("too many others changed the same things; try again soon") from e
-                _log.info("transaction runs again: %s", e.diag.message_primary)
+                _log.info("transaction runs again", error=e.diag.message_primary, attempt=attempt)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * _FIRST_PAUSE_S * 2**attempt)
             except WentAway:
-                if attempt == _ATTEMPTS or time.monotonic() - started > self._settings.db_wait_timeout_s:
+                if attempt == _ATTEMPTS or time.monotonic() - started > self.wait_timeout_s:
                     raise
         raise AssertionError("unreachable")
 
@@ -239,7 +244,7 @@ class Database:
                 try:
                     _translate(e, wire, outcome_unknown=not repeat and isinstance(e, ConnectionLost))
                 except WentAway:
-                    if attempt == _ATTEMPTS or time.monotonic() - started > self._settings.db_wait_timeout_s:
+                    if attempt == _ATTEMPTS or time.monotonic() - started > self.wait_timeout_s:
                         raise
             finally:
                 pool.release(wire)

@@ -8,15 +8,16 @@ out connections that died while idle, which turns a clean retry into an unknown 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+import structlog
+
 from server.errors import Unavailable
 from server.store.wire import Wire
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
@@ -61,7 +62,7 @@ class Pool:
                 self.release(waiter.result())  # handed over in the very moment we gave up
             if not isinstance(e, TimeoutError):
                 raise
-            _log.warning("pool %s: nothing within %.1f s: %s", self.name, self._wait_timeout_s, self._trouble)
+            _log.warning("no database connection in time", pool=self.name, reason=self._trouble)
             raise Unavailable("the database cannot be reached or is too busy; try again soon") from None
 
     def release(self, wire: Wire) -> None:
@@ -137,7 +138,7 @@ class Pool:
             except Exception as e:
                 if str(e) != self._trouble:
                     self._trouble = str(e)
-                    _log.warning("pool %s: cannot connect: %s", self.name, self._trouble)
+                    _log.warning("cannot connect to the database", pool=self.name, error=self._trouble)
                 # Full jitter: many processes come back to one database.
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(pause * 2, _LONGEST_PAUSE_S)

@@ -13,11 +13,11 @@ import json
 import math
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import pytest
 
-from server import app
 from server.call import Call
 from server.config import Settings
 from server.domain import slugid
@@ -29,11 +29,21 @@ from server.methods import Method, read_service
 from server.services import Services
 from server.validation import RequestValidator
 from server.views import stamp
+from tcqueue.v1 import queue_service_pb2
 from tcqueue.v1.task_pb2 import TaskDefinition, TaskMetadata
 
-_METHODS: Mapping[str, Method] = read_service(app.QUEUE)
-_VALIDATOR = RequestValidator(list(_METHODS.values()))
-_HANDLERS = registry.find(_METHODS.values())
+
+class _Rules(NamedTuple):
+    methods: Mapping[str, Method]
+    validator: RequestValidator
+    handlers: Mapping[str, Any]
+
+
+@cache
+def _rules() -> _Rules:
+    """Read once, and only by sessions with a test that calls something."""
+    methods = read_service(queue_service_pb2.DESCRIPTOR.services_by_name["Queue"])
+    return _Rules(methods, RequestValidator(list(methods.values())), registry.find(methods.values()))
 
 
 class Api:
@@ -49,17 +59,18 @@ class Api:
 
     def call(self, name: str) -> Call:
         """A call of a method, for a handler to be given directly."""
-        return Call(_METHODS[name], self.identity, self.services)
+        return Call(_rules().methods[name], self.identity, self.services)
 
     async def __call__(self, name: str, /, **fields: Any) -> Any:
         """The response to a unary method's request with these fields. Raises what the caller would get."""
-        method = _METHODS[name]
+        rules = _rules()
+        method = rules.methods[name]
         request = method.request_class(**fields)
         call = self.call(name)
         if method.early:
             call.authorize(method.read_parameters(request))
-        _VALIDATOR.check(method, request)
-        response = await _HANDLERS[name](call, request)
+        rules.validator.check(method, request)
+        response = await rules.handlers[name](call, request)
         assert call.authorized, f"{name} answered without having authorised its caller"
         return response
 
@@ -108,6 +119,8 @@ def settings(dsn: str) -> Settings:
 @pytest.fixture
 async def services(settings: Settings) -> AsyncIterator[Services]:
     """The services of a process."""
+    from server import app  # with all its doors: not for sessions that need none of them
+
     process = await app.start(settings)
     yield process.services
     await process.close()

@@ -83,7 +83,9 @@ def _by_definition(pattern: list[str], words: list[str]) -> bool:
     return bool(words) and head in ("*", words[0]) and _by_definition(rest, words[1:])
 
 
-@pytest.mark.parametrize("pattern", ["#.a." * 63 + "b", "#.*." * 63 + "b", "#." * 127 + "b", "*." * 127 + "b"])
+@pytest.mark.parametrize(
+    "pattern", ["#.a." * 63 + "b", "#.*." * 63 + "b", "#." * 127 + "b", "*." * 127 + "b"]
+)
 def test_hostile_patterns_take_no_time(pattern: str) -> None:
     match = matcher([pattern])
     started = time.perf_counter()

@@ -64,10 +64,11 @@ WITH horizon AS MATERIALIZED (
         SELECT id, time FROM outbox WHERE id > h.id ORDER BY id LIMIT $2::integer
     ) o
 ), deleted AS (
-    DELETE FROM outbox o USING oldest
-    WHERE o.id = oldest.id
-      AND oldest.id < coalesce((SELECT min(id) FROM oldest WHERE NOT is_old), 9223372036854775807)
-    RETURNING o.id
+    DELETE FROM outbox
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM oldest
+        WHERE id < coalesce((SELECT min(id) FROM oldest WHERE NOT is_old), 9223372036854775807)))
+    RETURNING id
 ), moved AS (
     UPDATE event_log_horizon SET id = (SELECT max(id) FROM deleted)
     WHERE EXISTS (SELECT FROM deleted)

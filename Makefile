@@ -1,0 +1,122 @@
+# `make` or `make help` lists the targets. Needs Python 3.11 or newer; everything else it installs itself.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+GRPCURL_VERSION := v1.9.3
+# Workers of the tests; two cores are what CI has.
+JOBS ?= 2
+# Further arguments: make test ARGS='tests/unit -k slugid', make run ARGS=--help
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- Use it
+
+.PHONY: run
+run: $(VENV)/.run ## Start the queue with its own Postgres in ./data: gRPC on :50051, HTTP on :8080
+	@exec $(BIN)/tcqueue serve $(ARGS)
+
+.PHONY: demo
+demo: $(VENV)/.dev ## See the main job end to end, on this repository's own build, in about a minute
+	@exec $(BIN)/tcqueue demo $(ARGS)
+
+# --- Work on it
+
+.PHONY: test
+test: $(VENV)/.dev tools ## Run the tests, with all services they need
+	$(BIN)/pytest -n $(JOBS) --dist=worksteal --durations=15 $(ARGS)
+
+.PHONY: lint
+lint: lint-python lint-imports lint-sql lint-proto check-gen ## Check everything that can be checked without running it
+
+.PHONY: lint-python
+lint-python: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: lint-imports
+lint-imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+.PHONY: lint-sql
+lint-sql: $(VENV)/.dev
+	$(PY) -m tools.lint_sql
+
+.PHONY: lint-proto
+lint-proto: $(VENV)/.dev
+	$(PY) -m tools.lint_proto
+
+.PHONY: format
+format: $(VENV)/.dev ## Format Python and protos, and fix what ruff can fix
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+	$(PY) -m tools.lint_proto --format
+
+.PHONY: gen
+gen: $(VENV)/.dev ## Write gen/ anew from proto/
+	$(PY) -m tools.gen
+
+.PHONY: check-gen
+check-gen: $(VENV)/.dev ## Prove that gen/ is what proto/ gives
+	$(PY) -m tools.gen --check
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure speed and memory (15 minutes); writes bench/latest.json
+	$(PY) -m bench $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(VENV)/.dev ## The same in two minutes, roughly
+	$(PY) -m bench --quick $(ARGS)
+
+.PHONY: lock
+lock: $(VENV)/.dev ## Write constraints.txt: the versions of what our dependencies depend on
+	$(PY) -m tools.lock
+
+.PHONY: tools
+tools: .tools/grpcurl ## Install grpcurl into .tools/ (needs Go; left out without it, except in CI)
+
+.PHONY: clean
+clean: ## Remove what was built; ./data stays
+	rm -rf $(VENV) .staging .tools build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
+
+# --- What those stand on
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is not. Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "building $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(PY)
+	@echo "installing what the service needs"
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
+	@echo "installing what development needs"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.run $@
+
+# A real client of another language. The folder is made even without Go, so that tests can tell.
+.tools/grpcurl:
+	@mkdir -p .tools
+	@if command -v go >/dev/null; then \
+	  echo "installing grpcurl $(GRPCURL_VERSION)"; \
+	  GOBIN=$(CURDIR)/.tools go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION); \
+	elif [ "$(CI)" = true ]; then \
+	  echo "no go: grpcurl cannot be installed, and CI needs it" >&2; exit 1; \
+	else \
+	  echo "no go: the tests that use grpcurl will be skipped"; \
+	fi

@@ -1,0 +1,121 @@
+"""Following a group: a live table on a terminal, a line for each change elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from server.cli.base import print_json_line, span
+from server.cli.calls import Queue
+from server.cli.shown import STATUS_HEADINGS, run_word, run_worker, state_word, status_row
+from server.client.json_form import to_json
+from tcqueue.v1.task_group_pb2 import WatchTaskGroupRequest, WatchTaskGroupResponse
+from tcqueue.v1.task_pb2 import TaskState, TaskStatus
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+class GroupProgress:
+    """The latest statuses of a group's tasks, and how they are shown."""
+
+    def __init__(self, names: Mapping[str, str], *, clock: bool = True) -> None:
+        self.statuses: dict[str, TaskStatus] = {}
+        self.resolved = False
+        self._names = names
+        self._clock = clock
+        self._began = time.monotonic()
+        self._said: dict[str, str] = {}
+        self._width = max((len(name) for name in names.values()), default=22)
+
+    def update(self, status: TaskStatus) -> str:
+        """Takes a new status over; the line to print about it, empty when nothing visible changed."""
+        self.statuses[status.task_id] = status
+        text = state_word(status)
+        if status.runs:
+            run = status.runs[-1]
+            worker = f" on {run_worker(run)}" if run.HasField("worker_id") else ""
+            text = f"run {run.run_id} {run_word(run)}{worker}"
+            lost = status.runs[-2] if len(status.runs) > 1 else None
+            if lost is not None and not run.HasField("worker_id"):
+                text += f" (run {lost.run_id} was {run_word(lost)})"
+        if self._said.get(status.task_id) == text:
+            return ""
+        self._said[status.task_id] = text
+        seconds = f"{time.monotonic() - self._began:6.1f}s  " if self._clock else ""
+        return f"{seconds}{self._names.get(status.task_id, status.task_id):<{self._width}}  {text}"
+
+    @property
+    def completed(self) -> bool:
+        """Whether every task has completed."""
+        return all(s.state == TaskState.TASK_STATE_COMPLETED for s in self.statuses.values())
+
+    def summary(self) -> str:
+        """How many tasks are in which state."""
+        counts: dict[str, int] = {}
+        for status in self.statuses.values():
+            counts[state_word(status)] = counts.get(state_word(status), 0) + 1
+        return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+    def __rich__(self) -> RenderableType:
+        """The live table."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, caption_justify="left")
+        for heading in STATUS_HEADINGS:
+            table.add_column(heading.upper(), header_style="dim", no_wrap=True)
+        for task_id, status in self.statuses.items():
+            row = status_row(status, self._names.get(task_id, ""))
+            table.add_row(*(Text.from_ansi(cell) for cell in row))
+        table.caption = Text.from_ansi(f"{span(time.monotonic() - self._began)}  {self.summary()}")
+        return table
+
+
+@contextmanager
+def shown_live(progress: GroupProgress) -> Iterator[None]:
+    """Shows the table while the block runs, on a terminal; nothing elsewhere."""
+    if not sys.stdout.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(progress, console=Console(highlight=False), refresh_per_second=4):
+        yield
+
+
+def watch_group(queue: Queue, group_id: str, names: Mapping[str, str], *, as_json: bool = False) -> bool:
+    """Follows a group until it is resolved; whether every task completed."""
+    progress = GroupProgress(names)
+    live = sys.stdout.isatty() and not as_json
+    answers = queue.stream(queue.stub.WatchTaskGroup, WatchTaskGroupRequest(task_group_id=group_id))
+    if live:
+        with shown_live(progress):
+            _follow(answers, progress, quiet=True, as_json=False)
+    else:
+        _follow(answers, progress, quiet=False, as_json=as_json)
+    if not as_json and not live:
+        click.echo(progress.summary())
+    return progress.resolved and progress.completed
+
+
+def _follow(
+    answers: Iterator[WatchTaskGroupResponse], progress: GroupProgress, *, quiet: bool, as_json: bool
+) -> None:
+    for answer in answers:
+        for status in answer.statuses:
+            line = progress.update(status)
+            if as_json:
+                print_json_line(to_json(status))
+            elif line and not quiet:
+                click.echo(line)
+                sys.stdout.flush()
+        if answer.resolved:
+            progress.resolved = True
+            return

@@ -1,0 +1,1 @@
+"""ClaimWork over real sockets: one server in the loop or several, frozen and broken connections."""
