@@ -16,6 +16,7 @@ import grpc
 import uvloop
 
 from bench import wire
+from tcqueue.v1.claim_pb2 import ClaimTasksRequest, ClaimTasksResponse
 
 
 class Driver:
@@ -27,8 +28,8 @@ class Driver:
         self.metadata = wire.metadata()
         self.resolved = 0
 
-    def channel(self) -> grpc.aio.Channel:
-        """A connection of its own."""
+    def channel(self) -> Any:
+        """A connection of its own, for calls whose messages are bytes."""
         return grpc.aio.insecure_channel(self.address, options=wire.CHANNEL_OPTIONS)
 
     async def open(self, worker: str, slots: int) -> Any:
@@ -42,7 +43,7 @@ class Driver:
         call = await self.open(worker, slots)
         while not done.is_set():
             message = await call.read()
-            if message is grpc.aio.EOF:
+            if not isinstance(message, bytes):
                 raise RuntimeError(f"stream ended: {await call.code()} {await call.details()}")
             kind, ids = wire.read(message)
             if kind == "claims":
@@ -55,7 +56,9 @@ class Driver:
         call.cancel()
 
 
-async def lives(address: str, queue: str, *, workers: int, slots: int, batch: int, callers: int, seconds: float) -> Any:
+async def lives(
+    address: str, queue: str, *, workers: int, slots: int, batch: int, callers: int, seconds: float
+) -> Any:
     """Whole lives per second: created (one by one, or as graphs of `batch`), claimed on streams,
     accepted, completed. Creation is held to what keeps the workers busy."""
     driver = Driver(address, queue)
@@ -65,7 +68,7 @@ async def lives(address: str, queue: str, *, workers: int, slots: int, batch: in
     channels = [driver.channel() for _ in range(min(callers, 4))]
     method = "CreateTask" if batch == 1 else "CreateTasks"
 
-    async def create(channel: grpc.aio.Channel) -> None:
+    async def create(channel: Any) -> None:
         call = channel.unary_unary(f"{wire.SERVICE}/{method}")
         while not done.is_set():
             group = wire.slugid()
@@ -93,7 +96,7 @@ async def creates(address: str, queue: str, *, callers: int, seconds: float) -> 
     driver = Driver(address, queue)
     made = 0
 
-    async def create(channel: grpc.aio.Channel) -> None:
+    async def create(channel: Any) -> None:
         nonlocal made
         call = channel.unary_unary(f"{wire.SERVICE}/CreateTask")
         task = wire.definition(queue, wire.slugid())
@@ -164,8 +167,6 @@ async def idle(address: str, queue: str, *, streams: int) -> Any:
 async def claim_cost(address: str, queue: str, *, count: int) -> Any:
     """Milliseconds of each of `count` unary claims of one run."""
     driver = Driver(address, queue)
-    from tcqueue.v1.claim_pb2 import ClaimTasksRequest, ClaimTasksResponse
-
     call = driver.channel().unary_unary(f"{wire.SERVICE}/ClaimTasks")
     request = ClaimTasksRequest(task_queue_id=queue, worker_group="bench", worker_id="c", tasks=1)
     times = []

@@ -78,7 +78,11 @@ class HttpDoor:
         self._address = address
         self._reuse_port = reuse_port
         config = uvicorn.Config(
-            application(services), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
+            application(services),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None

@@ -174,7 +174,11 @@ async def _serve(
     for task in tasks:
         task.add_done_callback(lambda done: stop.set())
     door = GrpcDoor(settings, pipeline, reuse_port=reuse_port) if settings.grpc_listen else None
-    http = HttpDoor(process.services, settings.http_listen, reuse_port=reuse_port) if settings.http_listen else None
+    http = (
+        HttpDoor(process.services, settings.http_listen, reuse_port=reuse_port)
+        if settings.http_listen
+        else None
+    )
     try:
         if door is not None:
             serving.grpc_port = await door.open()
@@ -220,7 +224,8 @@ class GrpcDoor:
 
     def __init__(self, settings: Settings, pipeline: Pipeline, *, reuse_port: bool) -> None:
         self._settings = settings
-        self._health = health.aio.HealthServicer()
+        # grpcio-health-checking has no types for its asyncio half.
+        self._health: Any = getattr(health, "aio").HealthServicer()  # noqa: B009
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),

@@ -18,8 +18,6 @@ class SettingsError(ValueError):
 
 def setting(default: Any, help_text: str) -> Any:
     """A field of Settings with the sentence that the configuration table shows for it."""
-    if isinstance(default, list):
-        return field(default_factory=list, metadata={"help": help_text})
     return field(default=default, metadata={"help": help_text})
 
 
@@ -86,7 +84,9 @@ class Settings:
     # Identity
     encryption_key: str = setting("", "key for secrets at rest; empty keeps one in data_dir (embedded only)")
     root_access_token: str = setting("", "access token of the first-start root client; empty makes one up")
-    static_clients: list[dict[str, Any]] = setting([], "JSON list of clientId, accessToken, scopes, description")
+    static_clients: list[dict[str, Any]] = field(
+        default_factory=list, metadata={"help": "JSON list of clientId, accessToken, scopes, description"}
+    )
     default_anonymous_role: bool = setting(True, "fill the anonymous role at the very first start")
 
     # Logs

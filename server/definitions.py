@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,7 +14,7 @@ from server.transitions.creating import NewTask
 from tcqueue.v1.task_pb2 import Priority, Requires, TaskDefinition
 
 #: Priorities by rank: their enum numbers are the ranks.
-_RANKED = {value: value for value in Priority.values()}
+_RANKED: dict[int, Any] = {int(value): value for value in Priority.values()}
 
 _DRIFT = timedelta(minutes=15)
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]*")

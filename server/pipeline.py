@@ -16,9 +16,9 @@ from google.protobuf.message import Message
 
 from server import metrics
 from server.call import Call
+from server.domain.scopes import ScopeSet
 from server.errors import AuthenticationFailed, InternalServerError, NotImplementedYet, QueueError
 from server.handlers import registry
-from server.domain.scopes import ScopeSet
 from server.identity.model import NOBODY, Identity
 from server.methods import Method, read_service
 from server.services import Services
@@ -81,7 +81,11 @@ class Pipeline:
         done("OK")
 
     async def converse(
-        self, method: Method, requests: AsyncIterator[Any], send: Callable[[Any], Awaitable[None]], token: str | None
+        self,
+        method: Method,
+        requests: AsyncIterator[Any],
+        send: Callable[[Any], Awaitable[None]],
+        token: str | None,
     ) -> None:
         """Handles a call with streams both ways: the handler reads requests and sends responses.
         Messages are validated one by one by `validate`. Raises QueueError only."""

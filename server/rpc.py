@@ -20,7 +20,7 @@ _DOMAIN = "tcqueue"
 _REASON_LIMIT = 3000
 
 
-def generic_handler(service_name: str, pipeline: Pipeline) -> grpc.GenericRpcHandler:
+def generic_handler(service_name: str, pipeline: Pipeline) -> grpc.GenericRpcHandler[Any, Any]:
     """A handler for every method of the service, without interceptors: each costs a call dearly."""
     return grpc.method_handlers_generic_handler(
         service_name, {method.name: _method_handler(method, pipeline) for method in pipeline.methods.values()}
@@ -31,7 +31,9 @@ def _method_handler(method: Method, pipeline: Pipeline) -> grpc.RpcMethodHandler
     deserializer = method.request_class.FromString
     serializer = method.response_class.SerializeToString
     if method.client_streaming:
-        return grpc.stream_stream_rpc_method_handler(_conversation(method, pipeline), deserializer, serializer)
+        return grpc.stream_stream_rpc_method_handler(
+            _conversation(method, pipeline), deserializer, serializer
+        )
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(_stream(method, pipeline), deserializer, serializer)
     return grpc.unary_unary_rpc_method_handler(_unary(method, pipeline), deserializer, serializer)
@@ -86,7 +88,7 @@ def bearer_token(context: ServicerContext[Any, Any]) -> str | None:
     return None
 
 
-async def _abort(context: ServicerContext[Any, Any], error: QueueError) -> None:
+async def _abort(context: Any, error: QueueError) -> None:
     await context.abort_with_status(rpc_status.to_status(status_of(error)))
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import orjson
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from server.domain.times import to_milliseconds
 from server.transitions.facts import RunFacts, TaskFacts
 from tcqueue.v1.run_pb2 import ReasonCreated, ReasonResolved, Run, RunState
 from tcqueue.v1.task_pb2 import TaskDefinition, TaskState, TaskStatus
 
 
-def words(enum: EnumTypeWrapper, prefix: str) -> dict[str, int]:
+def words(enum: Any, prefix: str) -> dict[str, int]:
     """The API's word for each value of an enum: REASON_RESOLVED_CLAIM_EXPIRED is `claim-expired`."""
     return {
         name.removeprefix(prefix).lower().replace("_", "-"): number
@@ -87,8 +86,6 @@ def status_message(facts: TaskFacts, definition: TaskDefinition | None = None) -
     head.priority = facts.priority  # type: ignore[assignment]
     head.runs.extend([run_message(run) for run in facts.runs])
     return head
-
-
 
 
 def _parsed(text: str) -> Timestamp:

@@ -1,3 +1,3 @@
 from __future__ import annotations
 
-pytest_plugins = ["tests.plugins.postgres", "tests.plugins.server", "tests.plugins.services"]
+pytest_plugins = ["tests.plugins.identity", "tests.plugins.postgres", "tests.plugins.server", "tests.plugins.services"]

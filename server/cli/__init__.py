@@ -38,6 +38,9 @@ _ENTRIES = {
     "check": _Entry("check:check", "Check settings, database and ports.", "Administer"),
     "claim-reaper": _Entry("loops:claim_reaper", "Retry runs whose worker is gone.", "Loops"),
     "deadline-reaper": _Entry("loops:deadline_reaper", "End tasks whose deadline has passed.", "Loops"),
+    "dependency-resolver": _Entry(
+        "loops:dependency_resolver", "Start the dependents of tasks with very many.", "Loops"
+    ),
     "retire-tasks": _Entry("loops:retire_tasks", "Delete what has expired.", "Loops"),
 }
 

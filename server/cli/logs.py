@@ -56,6 +56,8 @@ def configure(settings: Settings, **always: Any) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+    # What it says at info about its start and end, the serve command says itself.
+    logging.getLogger("uvicorn").setLevel(max(level, logging.WARNING))
 
 
 def _added(always: dict[str, Any]) -> Processor:

@@ -21,6 +21,7 @@ _TIMESTAMP = Timestamp.DESCRIPTOR.full_name
 _INTEGERS = frozenset(
     {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT32}
 )
+_ALWAYS = _INTEGERS | {FieldDescriptor.CPPTYPE_BOOL}
 
 
 class JsonFormError(ValueError):
@@ -28,8 +29,18 @@ class JsonFormError(ValueError):
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """The message as JSON values; fields that were not set are left out."""
-    return {field.camelcase_name: _value_out(field, value) for field, value in message.ListFields()}
+    """The message as JSON values. What was not set is left out, but numbers, flags and lists are always
+    there: a run's index of 0 is no missing one."""
+    values = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.has_presence:
+            if not message.HasField(field.name):
+                continue
+        elif not (value or field.is_repeated or field.cpp_type in _ALWAYS):
+            continue
+        values[field.camelcase_name] = _value_out(field, value)
+    return values
 
 
 def word(enum: EnumDescriptor, number: int) -> str:

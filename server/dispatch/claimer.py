@@ -112,7 +112,9 @@ class Claimer:
     def _look(self) -> None:
         if self._task is None or self._task.done():
             if not self.idle:
-                self._task = asyncio.get_running_loop().create_task(self._run(), name=f"claimer {self.queue_id}")
+                self._task = asyncio.get_running_loop().create_task(
+                    self._run(), name=f"claimer {self.queue_id}"
+                )
         else:
             self._wake.set()
 

@@ -34,6 +34,10 @@ log = structlog.get_logger(__name__)
 #: Seconds a worker gets to resume elsewhere after its stream was told to retire.
 RETIRE_S = 10.0
 
+_RECHECKED_AT_ONCE = 1000
+#: So many entries of waiting lists may outlive their runs before they are thrown out.
+_STALE = 5000
+
 
 class Dispatcher:
     """Serves claim streams and long polls. `upkeep` must be called a few times a second."""
@@ -59,12 +63,16 @@ class Dispatcher:
         self.reclaims: Batcher[Reclaim, Reclaimed] = Batcher(
             "reclaim", lambda items: claiming.reclaim_runs(machine, items), lanes=1, max_linger=linger
         )
-        self._leases: Batcher[tuple[str, int, str], None] = Batcher("lease", self._lease, lanes=1, max_linger=linger)
+        self._leases: Batcher[tuple[str, int, str], None] = Batcher(
+            "lease", self._lease, lanes=1, max_linger=linger
+        )
         self._withdrawals: Batcher[tuple[str, int, str], None] = Batcher(
             "withdraw", self._withdraw, lanes=1, max_linger=linger
         )
         self._claimers: dict[str, Claimer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._rechecking: asyncio.Task[Any] | None = None
+        self._stopping = False
         #: (when, session, run), in the order of when: all waits of a kind are equally long.
         self._offers_due: deque[tuple[float, Session, Key]] = deque()
         self._renewals_due: deque[tuple[float, Session, Key]] = deque()
@@ -115,6 +123,8 @@ class Dispatcher:
         key = (resolution.task_id, resolution.run_id)
         session.begin()
         held = session.held.get(key)
+        if held is not None:
+            held.resolving = True
         if held is not None and held.accepting is not None:
             # The accept is under way: its transaction has to come first.
             held.accepting.add_done_callback(lambda _: self._submit(session, key, resolution))
@@ -140,16 +150,18 @@ class Dispatcher:
         for key, held in session.held.items():
             item = (*key, session.stream_id)
             if held.accepting is not None:
-                held.accepting.add_done_callback(lambda _, item=item: self._spawn(self._leases.submit(item)))
+                self._lease_after(held.accepting, item)
             elif not held.accepted:
                 self._spawn(self._withdrawals.submit(item))
             elif not held.detached:
-                self._spawn(self._leases.submit(item))
+                self._spawn(self._lease_surely(item))
         session.held.clear()
 
     # -- unary callers -------------------------------------------------------------------------
 
-    async def poll(self, queue_id: str, worker_group: str, worker_id: str, wanted: int, wait_s: float) -> list[Offered]:
+    async def poll(
+        self, queue_id: str, worker_group: str, worker_id: str, wanted: int, wait_s: float
+    ) -> list[Offered]:
         """Claims up to `wanted` runs, waiting up to `wait_s` seconds for the first."""
         waiter = Waiter(worker_group, worker_id, wanted, asyncio.get_running_loop().create_future())
         claimer = self._claimer(queue_id)
@@ -188,6 +200,7 @@ class Dispatcher:
             held = session.held.get(key)
             if held is not None and held.accepted and not held.detached and not session.closing:
                 self._spawn(self._renew(session, key))
+        self._forget_resolved()
         wall = self.clock.seconds()
         for session in list(self.sessions.values()):
             if session.quarantine_until is not None and session.quarantine_until <= wall:
@@ -206,6 +219,16 @@ class Dispatcher:
                 session.pinged = now
                 session.send_ping(int(now * 1000))
 
+    def _forget_resolved(self) -> None:
+        """Keeps the waiting lists from growing with the runs of a whole claim timeout."""
+        most = _STALE + 2 * sum(len(session.held) for session in self.sessions.values())
+        if len(self._renewals_due) > most:
+            self._renewals_due = deque(due for due in self._renewals_due if due[2] in due[1].held)
+        if len(self._offers_due) > most:
+            self._offers_due = deque(
+                due for due in self._offers_due if (held := due[1].held.get(due[2])) and not held.accepted
+            )
+
     async def drain(self, reason: str, grace_s: float) -> None:
         """Asks every worker to go elsewhere, then closes the streams."""
         for session in self.sessions.values():
@@ -219,6 +242,7 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Ends everything; returns when nothing is under way."""
+        self._stopping = True
         for unsubscribe in self._subscriptions:
             unsubscribe()
         for session in list(self.sessions.values()):
@@ -241,6 +265,7 @@ class Dispatcher:
             await self.machine.db.fetch(
                 CLAIMS["readopt_runs"], ([task for task, _ in runs], [stream for _, stream in runs])
             )
+        await self._recheck()
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -278,20 +303,26 @@ class Dispatcher:
 
     def _accepted(self, session: Session, key: Key, held: Held, done: asyncio.Future[bool]) -> None:
         held.accepting = None
-        if session.closing or session.held.get(key) is not held:
-            return
         failure = None if done.cancelled() else done.exception()
-        if failure is None and not done.cancelled() and done.result():
+        won = failure is None and not done.cancelled() and done.result()
+        if won:
+            # Also when the stream is about to close: it must find a run to lease, not an offer.
             held.accepted = True
             held.offer = None
-            due = self._now() + self.machine.settings.claim_timeout_s * self.machine.settings.stream_reclaim_fraction
+        if session.held.get(key) is not held:
+            return
+        if won:
+            due = (
+                self._now()
+                + self.machine.settings.claim_timeout_s * self.machine.settings.stream_reclaim_fraction
+            )
             self._renewals_due.append((due, session, key))
             return
         # Refused, or unknown because the database went away: either way the worker must not go on.
         if failure is not None:
             log.warning("accept failed", task_id=key[0], run_id=key[1], error=str(failure))
             self._spawn(self._withdrawals.submit((*key, session.stream_id)))
-            self._spawn(self._leases.submit((*key, session.stream_id)))
+            self._spawn(self._lease_surely((*key, session.stream_id)))
         session.revoke(key, "claim-expired")
         self._freed(session)
 
@@ -305,17 +336,31 @@ class Dispatcher:
         failure = done.exception()
         if failure is None:
             session.held.pop(key, None)
-            session.send_result(key, TASK_STATES[done.result().state])  # type: ignore[arg-type]
+            session.send_result(key, TASK_STATES[done.result().state])
             self._freed(session)
         elif isinstance(failure, Unavailable):
+            self._unresolved(session, key)
             session.send_result(key, None, failure)
         elif isinstance(failure, QueueError):
-            session.held.pop(key, None)
+            held = session.held.get(key)
+            if held is not None and held.accepted:
+                del session.held[key]
             session.send_result(key, None, failure)
             self._freed(session)
         else:
             log.error("resolution failed", task_id=key[0], run_id=key[1], exc_info=failure)
+            self._unresolved(session, key)
             session.send_result(key, None, Unavailable("internal error; try again"))
+
+    @staticmethod
+    def _unresolved(session: Session, key: Key) -> None:
+        held = session.held.get(key)
+        if held is not None:
+            held.resolving = False
+
+    def _lease_after(self, accepting: asyncio.Future[bool], item: tuple[str, int, str]) -> None:
+        """Gives the run its lease once the accept that is under way has ended."""
+        accepting.add_done_callback(lambda _: self._spawn(self._lease_surely(item)))
 
     def _freed(self, session: Session) -> None:
         claimer = self._claimers.get(session.queue_id)
@@ -342,14 +387,8 @@ class Dispatcher:
                 session.held[key] = Held(accepted=True)
                 if stream_id is not None and stream_id != session.stream_id and process_id is not None:
                     self.machine.hub.publish("revoked", f"{stream_id} {key[0]} {key[1]} taken-over")
-            elif state is None:
-                session.revoke(key, "unknown")
-            elif state == "running":
-                session.revoke(key, "taken-over")
-            elif reason in ("canceled", "deadline-exceeded", "claim-expired"):
-                session.revoke(key, reason)
             else:
-                session.revoke(key, "claim-expired" if state == "pending" else "resolved-elsewhere")
+                session.revoke(key, _why(state, reason))
         await asyncio.gather(*(self._renew(session, key) for key in list(session.held)))
 
     async def _renew(self, session: Session, key: Key) -> None:
@@ -393,6 +432,16 @@ class Dispatcher:
             )
         return [None] * len(items)
 
+    async def _lease_surely(self, item: tuple[str, int, str]) -> None:
+        """Without its lease a run would wait for the whole claim timeout, so the database is waited for."""
+        while True:
+            try:
+                return await self._leases.submit(item)
+            except Unavailable:
+                if self._stopping:
+                    raise
+                await asyncio.sleep(random.uniform(0.2, 0.5))
+
     async def _withdraw(self, items: Sequence[tuple[str, int, str]]) -> list[None]:
         await claiming.withdraw_offers(self.machine, items)
         return [None] * len(items)
@@ -419,7 +468,11 @@ class Dispatcher:
 
     def _on_quarantine(self, queue_id: str, worker_group: str, worker_id: str, until: float) -> None:
         for session in self.sessions.values():
-            if (session.queue_id, session.worker_group, session.worker_id) == (queue_id, worker_group, worker_id):
+            if (session.queue_id, session.worker_group, session.worker_id) == (
+                queue_id,
+                worker_group,
+                worker_id,
+            ):
                 was = session.quarantine_until
                 session.quarantine_until = until if until > self.clock.seconds() else None
                 if session.quarantine_until != was:
@@ -430,15 +483,43 @@ class Dispatcher:
         """Notifications were lost: look everywhere."""
         for claimer in self._claimers.values():
             claimer.pending()
+        if self._rechecking is None or self._rechecking.done():
+            self._rechecking = self._spawn(self._recheck())
+
+    async def _recheck(self) -> None:
+        """Revokes what its stream no longer holds; the word of that may have been lost."""
+        believed = [
+            (session, key, held)
+            for session in self.sessions.values()
+            for key, held in session.held.items()
+            if held.accepted
+        ]
+        for start in range(0, len(believed), _RECHECKED_AT_ONCE):
+            part = believed[start : start + _RECHECKED_AT_ONCE]
+            rows = await self.machine.db.fetch(
+                CLAIMS["lost_runs"],
+                (
+                    [key[0] for _, key, _ in part],
+                    [key[1] for _, key, _ in part],
+                    [session.stream_id for session, _, _ in part],
+                ),
+            )
+            for ordinal, state, reason in rows:
+                session, key, held = part[ordinal - 1]
+                # A resolution under way has an answer of its own.
+                if session.held.get(key) is held and not held.resolving:
+                    session.revoke(key, _why(state, reason))
+                    self._freed(session)
 
     def _say_quarantined(self, session: Session) -> None:
         until = session.quarantine_until
         session.send_quarantined(None if until is None else self.clock.moment(until))
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -448,3 +529,14 @@ class Dispatcher:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _why(state: str | None, reason: str | None) -> str:
+    """Why a run in this state is not a stream's; None when there is no such run."""
+    if state is None:
+        return "unknown"
+    if state == "running":
+        return "taken-over"
+    if reason in ("canceled", "deadline-exceeded", "claim-expired"):
+        return reason
+    return "claim-expired" if state == "pending" else "resolved-elsewhere"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from server.errors import QueueError
 from server.transitions.claiming import Offered
@@ -26,7 +27,6 @@ from tcqueue.v1.claim_pb2 import (
     Revocation,
     RevocationReason,
 )
-from tcqueue.v1.task_pb2 import TaskState
 
 Key = tuple[str, int]
 Send = Callable[[ClaimWorkResponse], Awaitable[None]]
@@ -44,11 +44,12 @@ REVOCATIONS = {
 @dataclass(slots=True)
 class Held:
     """A run the worker has. Until `accepted` it is an offer; `accepting` is set while the accept is under
-    way. A detached run is renewed by its worker through another door and takes its slot here only."""
+    way, `resolving` while a resolution is. A detached run is renewed by its worker through another door and takes its slot here only."""
 
     offer: Offered | None = None
     accepted: bool = False
     detached: bool = False
+    resolving: bool = False
     accepting: asyncio.Future[bool] | None = None
 
 
@@ -92,7 +93,14 @@ class Session:
     )
 
     def __init__(
-        self, stream_id: str, queue_id: str, worker_group: str, worker_id: str, slots: int, send: Send, now: float
+        self,
+        stream_id: str,
+        queue_id: str,
+        worker_group: str,
+        worker_id: str,
+        slots: int,
+        send: Send,
+        now: float,
     ) -> None:
         self.stream_id = stream_id
         self.queue_id = queue_id
@@ -164,7 +172,7 @@ class Session:
             self._out.revoked.append(Revocation(task_id=key[0], run_id=key[1], reason=REVOCATIONS[reason]))
             self._flush()
 
-    def send_result(self, key: Key, state: TaskState | None, error: QueueError | None = None) -> None:
+    def send_result(self, key: Key, state: Any, error: QueueError | None = None) -> None:
         """Queues the answer to a resolution."""
         self._in_flight -= 1
         if self._settled is not None and not self._in_flight and not self._settled.done():
@@ -180,7 +188,9 @@ class Session:
     def send_quarantined(self, until: datetime | None) -> None:
         """Queues the word of a quarantine, or of its end."""
         self._other(
-            ClaimWorkResponse(quarantined=ClaimWorkQuarantined(quarantine_until=stamp(until) if until else None))
+            ClaimWorkResponse(
+                quarantined=ClaimWorkQuarantined(quarantine_until=stamp(until) if until else None)
+            )
         )
 
     def send_drain(self, reason: str) -> None:
@@ -217,7 +227,9 @@ class Session:
                 out, self._out = self._out, _Outgoing()
                 sent = False
                 if out.claims:
-                    await self._send(ClaimWorkResponse(claims=ClaimWorkClaims(claims=list(out.claims.values()))))
+                    await self._send(
+                        ClaimWorkResponse(claims=ClaimWorkClaims(claims=list(out.claims.values())))
+                    )
                     sent = True
                 if out.reclaimed:
                     await self._send(ClaimWorkResponse(reclaimed=ClaimWorkReclaimed(runs=out.reclaimed)))

@@ -63,6 +63,8 @@ async def claim_work(call: Call, requests: AsyncIterator[ClaimWorkRequest], send
     task = asyncio.current_task()
     session.stop = task.cancel if task is not None else None
     try:
+        if session.closing:  # it was ended while it opened
+            raise asyncio.CancelledError
         await _read(call, session, requests)
         await session.settled()
     except asyncio.CancelledError:
@@ -147,9 +149,7 @@ async def claim_task(call: Call, request: ClaimTaskRequest) -> ClaimTaskResponse
     if await services.seen.quarantined(task.task_queue_id, request.worker_group, request.worker_id):
         raise RequestConflict(f"worker {request.worker_group}/{request.worker_id} is quarantined")
     if request.run_id > task.last_run:
-        raise ResourceNotFound(
-            f"task {request.task_id} has no run {request.run_id}", taskId=request.task_id
-        )
+        raise ResourceNotFound(f"task {request.task_id} has no run {request.run_id}", taskId=request.task_id)
     claimed = await claiming.claim_run_by_name(
         services.machine, request.task_id, request.run_id, request.worker_group, request.worker_id
     )
@@ -165,9 +165,7 @@ async def claim_task(call: Call, request: ClaimTaskRequest) -> ClaimTaskResponse
     run = facts.runs[request.run_id]
     # Fresh credentials last a whole timeout from now, the claim only until its first end (queue.md 2.5).
     until = now + timedelta(seconds=services.settings.claim_timeout_s)
-    claim = claim_message(
-        Offered(0, facts, request.run_id, rows[0][1], now, cut(until)), services.issuer
-    )
+    claim = claim_message(Offered(0, facts, request.run_id, rows[0][1], now, cut(until)), services.issuer)
     if run.taken_until is not None:
         claim.taken_until.CopyFrom(stamp(run.taken_until))
     return ClaimTaskResponse(claim=claim)

@@ -32,9 +32,7 @@ async def report_failed(call: Call, request: ReportFailedRequest) -> ReportFaile
 async def report_exception(call: Call, request: ReportExceptionRequest) -> ReportExceptionResponse:
     """Resolves a run as an exception, with a retry where the reason allows one."""
     return ReportExceptionResponse(
-        status=await _report(
-            call, request.task_id, request.run_id, "exception", REASON_WORDS[request.reason]
-        )
+        status=await _report(call, request.task_id, request.run_id, "exception", REASON_WORDS[request.reason])
     )
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from server import definitions
 from server.call import Call
 from server.domain import graphs, priority
-from server.handlers.standing import read_standing
 from server.errors import InputError, QueueError, RequestConflict, ResourceNotFound
+from server.handlers.standing import read_standing
 from server.transitions import creating, ending, prioritizing, scheduling
 from server.transitions.creating import NewTask
 from server.transitions.facts import TaskFacts
@@ -100,9 +100,7 @@ async def schedule_task(call: Call, request: ScheduleTaskRequest) -> ScheduleTas
 async def rerun_task(call: Call, request: RerunTaskRequest) -> RerunTaskResponse:
     """Gives a resolved or unscheduled task another run."""
     await _may_change(call, request.task_id)
-    facts = _known(
-        await scheduling.rerun_tasks(call.services.machine, [request.task_id]), request.task_id
-    )
+    facts = _known(await scheduling.rerun_tasks(call.services.machine, [request.task_id]), request.task_id)
     if facts.state not in ("pending", "running"):
         if len(facts.runs) >= MAX_RUNS:
             raise RequestConflict(

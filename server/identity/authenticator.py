@@ -177,13 +177,13 @@ class Authenticator:
 
     async def _load(self) -> None:
         """One round of reading, shared by all who wait for one; so are its errors."""
-        if self._loading is None:
+        # A task that is done counts as none: awaiting it would not yield, and a caller in a loop spin.
+        if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._read())
             self._loading.add_done_callback(self._loaded)
         await asyncio.shield(self._loading)
 
     def _loaded(self, task: asyncio.Task[None]) -> None:
-        self._loading = None
         if not task.cancelled() and task.exception() is not None:
             _log.warning("clients and roles could not be read: %s", task.exception())
 

@@ -1,4 +1,4 @@
-"""Claim expiry: runs whose claim, or whose stream's grace, has run out are lost and retried (queue.md 2.6)."""
+"""Claim expiry: runs whose claim, or stream's grace, has run out are lost and retried (queue.md 2.6)."""
 
 from __future__ import annotations
 

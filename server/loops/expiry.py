@@ -18,7 +18,9 @@ class Expiry:
 
     full = 1
 
-    def __init__(self, name: str, db: Database, statement: str, delay_s: float, *, batch: int, pause_s: float) -> None:
+    def __init__(
+        self, name: str, db: Database, statement: str, delay_s: float, *, batch: int, pause_s: float
+    ) -> None:
         self.name = name
         self.pause_s = pause_s
         self._db = db
@@ -43,5 +45,8 @@ def expiry_loops(
     workers = {"expire-task-queues": "expire_task_queues", "expire-workers": "expire_workers"}
     return [
         *(Expiry(name, db, sql, task_delay_s, batch=batch, pause_s=pause_s) for name, sql in tasks.items()),
-        *(Expiry(name, db, sql, worker_delay_s, batch=batch, pause_s=pause_s) for name, sql in workers.items()),
+        *(
+            Expiry(name, db, sql, worker_delay_s, batch=batch, pause_s=pause_s)
+            for name, sql in workers.items()
+        ),
     ]

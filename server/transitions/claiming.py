@@ -57,7 +57,9 @@ class Reclaimed:
     definition: bytes
 
 
-async def offer_runs(machine: Machine, queue_id: str, streams: Sequence[tuple[str, str, str]]) -> list[Offered]:
+async def offer_runs(
+    machine: Machine, queue_id: str, streams: Sequence[tuple[str, str, str]]
+) -> list[Offered]:
     """Puts up to one run on offer for each slot; slots are (stream id, worker group, worker id).
 
     The runs stay pending until accepted; nobody else is offered them for the accept timeout.
@@ -173,7 +175,9 @@ async def claim_runs(machine: Machine, queue_id: str, workers: Sequence[tuple[st
         claims = []
         for n, task_id, run_id, definition, frame, rank, left, created, scheduled, started, until in rows:
             group, worker = workers[n - 1]
-            facts_run = RunFacts(run_id, "running", created, None, group, worker, until, scheduled, started, None)
+            facts_run = RunFacts(
+                run_id, "running", created, None, group, worker, until, scheduled, started, None
+            )
             facts = TaskFacts(task_id, queue_id, frames.split(frame), rank, left, [facts_run])
             claims.append(Offered(n - 1, facts, run_id, definition, started, until))
         claims.sort(key=lambda claim: claim.position)
@@ -214,11 +218,11 @@ async def claim_run_by_name(
         facts = None
         if rows:
             facts = (await read_facts(tx, [task_id]))[task_id]
-            effects.events.append(
-                messages.task_running(facts, run_id, worker_group, worker_id, rows[0][0])
-            )
+            effects.events.append(messages.task_running(facts, run_id, worker_group, worker_id, rows[0][0]))
             if rows[0][1]:
-                statements = [_append_recent([(facts.task_queue_id, worker_group, worker_id, f"{task_id}/{run_id}")])]
+                statements = [
+                    _append_recent([(facts.task_queue_id, worker_group, worker_id, f"{task_id}/{run_id}")])
+                ]
         await tx.commit([*statements, *insert_events(effects)])
         return facts, effects
 
@@ -301,7 +305,12 @@ def _recent(claims: Sequence[Offered]) -> list[tuple[str, Sequence[object]]]:
     """Appends the claims to their workers' lists, in the order handed out."""
     ordered = sorted(claims, key=lambda claim: claim.position)
     rows = [
-        (c.facts.task_queue_id, c.run().worker_group or "", c.run().worker_id or "", f"{c.facts.task_id}/{c.run_id}")
+        (
+            c.facts.task_queue_id,
+            c.run().worker_group or "",
+            c.run().worker_id or "",
+            f"{c.facts.task_id}/{c.run_id}",
+        )
         for c in ordered
     ]
     return [_append_recent(rows)] if rows else []

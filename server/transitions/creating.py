@@ -107,14 +107,18 @@ async def _create(
     required = sorted({dependency for item in items for dependency in item.dependencies})
     if required:
         _, _, rows = await tx.pipeline(
-            [groups, (CREATION["lock_dependencies"], (required,)), (CREATION["read_dependencies"], (required,))]
+            [
+                groups,
+                (CREATION["lock_dependencies"], (required,)),
+                (CREATION["read_dependencies"], (required,)),
+            ]
         )
         plan = _plan(items, rows)
         (rows,) = await tx.pipeline([_insertion(items, plan)])
     else:
         plan = _Plan()
         _, rows = await tx.pipeline([groups, _insertion(items, plan)])
-    created = dict(rows)
+    created: dict[str, datetime] = {task_id: now for task_id, now in rows}
     rest = [item for item in items if item.task_id not in created]
     standing: dict[str, Row] = {}
     facts: dict[str, TaskFacts] = {}
@@ -168,9 +172,7 @@ def _plan(items: Sequence[NewTask], rows: Sequence[Row]) -> _Plan:
                 taskId=item.task_id,
             )
         else:
-            good = (
-                ("completed", "failed", "exception") if item.requires == "all-resolved" else ("completed",)
-            )
+            good = ("completed", "failed", "exception") if item.requires == "all-resolved" else ("completed",)
             plan.edges[index] = [(d, states[d][1] in good) for d in item.dependencies]
     return plan
 

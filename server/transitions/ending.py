@@ -33,7 +33,12 @@ async def cancel_tasks(
         if repeat_events:
             for task_id in ids:
                 task = facts.get(task_id)
-                if task and task_id not in ended and task.runs and task.runs[-1].reason_resolved == "canceled":
+                if (
+                    task
+                    and task_id not in ended
+                    and task.runs
+                    and task.runs[-1].reason_resolved == "canceled"
+                ):
                     effects.events.insert(0, messages.task_resolved(task, len(task.runs) - 1))
         await tx.commit(insert_events(effects))
         return facts, ended, effects

@@ -79,9 +79,7 @@ def new_run(run_id: int, reason_created: str, scheduled: datetime) -> RunFacts:
 
 def collect(tasks: Sequence[tuple[Any, ...]], runs: Sequence[tuple[Any, ...]]) -> dict[str, TaskFacts]:
     """Facts by task id from the rows of `read_tasks` and `read_runs`."""
-    facts = {
-        row[0]: TaskFacts(row[0], row[1], frames.split(row[2]), row[3], row[4], []) for row in tasks
-    }
+    facts = {row[0]: TaskFacts(row[0], row[1], frames.split(row[2]), row[3], row[4], []) for row in tasks}
     for task_id, *run in runs:
         if task_id in facts:
             facts[task_id].runs.append(RunFacts(*run))

@@ -47,9 +47,7 @@ def task_resolved(facts: TaskFacts, run_id: int, status: str | None = None) -> s
     if run.worker_group is not None and run.reason_resolved != "deadline-exceeded":
         words = f"{run.worker_group}.{run.worker_id}"
         fields = f',"workerGroup":"{run.worker_group}","workerId":"{run.worker_id}"'
-    return _task_event(
-        f"task-{run.state}", facts, f"{run_id}.{words}", f',"runId":{run_id}{fields}', status
-    )
+    return _task_event(f"task-{run.state}", facts, f"{run_id}.{words}", f',"runId":{run_id}{fields}', status)
 
 
 def task_priority_changed(facts: TaskFacts, old: int, new: int) -> str:

@@ -23,7 +23,7 @@ async def change_priorities(
         _, changed = await tx.pipeline(
             [(TRANSITIONS["lock_tasks"], (ids,)), (TRANSITIONS["change_priorities"], (ids, rank))]
         )
-        old = dict(changed)
+        old: dict[str, int] = {task_id: before for task_id, before in changed}
         facts = await read_facts(tx, list(old)) if old else {}
         effects = Effects()
         if each_event:

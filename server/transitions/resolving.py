@@ -1,4 +1,4 @@
-"""Resolving runs: reports of workers, resolutions on streams, claims that ran out (queue.md 2.1 S8-S13, 2.8)."""
+"""Resolving runs: reports, resolutions on streams, claims that ran out (queue.md 2.1 S8-S13, 2.8)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ async def resolve_runs(machine: Machine, items: Sequence[Resolve]) -> list[TaskF
     for indexes in rounds(items, lambda item: item.task_id):
         batch = [items[i] for i in indexes]
 
-        async def run(tx: Transaction, batch: list[Resolve] = batch) -> tuple[list[TaskFacts | QueueError], Effects]:
+        async def run(
+            tx: Transaction, batch: list[Resolve] = batch
+        ) -> tuple[list[TaskFacts | QueueError], Effects]:
             return await _resolve(tx, batch, machine.settings.dependency_page_size)
 
         outcomes, effects = await machine.db.in_transaction(run, hot=True)
@@ -102,12 +104,21 @@ async def _resolve(
 
 def _resolved(item: Resolve, row: Row, facts: TaskFacts | None, effects: Effects) -> TaskFacts:
     """A run that this transaction resolved."""
-    (_, queue_id, frame, rank, retries_left, last_run, _, created, group, worker, taken_until, scheduled, started,
-     resolved, stream_id) = row  # fmt: skip
+    _, queue_id, frame, rank, retries_left, last_run, _, created, *times_and_worker = row
+    group, worker, taken_until, scheduled, started, resolved, stream_id = times_and_worker
     retried = last_run > item.run_id
     if facts is None:
         run = RunFacts(
-            item.run_id, item.state, created, item.reason, group, worker, taken_until, scheduled, started, resolved
+            item.run_id,
+            item.state,
+            created,
+            item.reason,
+            group,
+            worker,
+            taken_until,
+            scheduled,
+            started,
+            resolved,
         )
         facts = TaskFacts(item.task_id, queue_id, frames.split(frame), rank, retries_left, [run])
         if retried:

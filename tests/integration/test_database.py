@@ -515,15 +515,16 @@ async def test_kill_and_restart_under_load_lose_and_double_nothing(
         while not all(done[name] > beyond[name] for name in workers):
             await asyncio.sleep(0.005)
 
-    tasks = [asyncio.ensure_future(work(name)) for name in workers]
-    for _ in range(3):
-        await progress(dict(done))
-        await asyncio.to_thread(private_postgres.kill)
-        await asyncio.to_thread(private_postgres.restart)
-        await progress(dict(done))
-    stop.set()
-    await asyncio.gather(*tasks)
-    stored = dict(await database.fetch("select id, value from counter"))
+    async with asyncio.TaskGroup() as tasks:
+        for name in workers:
+            tasks.create_task(work(name))
+        for _ in range(3):
+            await progress(dict(done))
+            await asyncio.to_thread(private_postgres.kill)
+            await asyncio.to_thread(private_postgres.restart)
+            await progress(dict(done))
+        stop.set()
+    stored: dict[str, int] = dict(await database.fetch("select id, value from counter"))
     for name in workers:
         assert done[name] <= stored[name] <= done[name] + unknown[name]
     await database.close()

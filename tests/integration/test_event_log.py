@@ -207,7 +207,6 @@ async def test_each_task_in_order_under_concurrent_writers(
     await connections[0].execute("CREATE TABLE things (id integer PRIMARY KEY, n integer)")
     await connections[0].execute("INSERT INTO things SELECT i, 0 FROM generate_series(1, %s) i", [things])
     await connections[0].commit()
-    counts = dict.fromkeys(range(1, things + 1), 0)
 
     async def work(connection: psycopg.AsyncConnection[Any], seed: int) -> None:
         choice = random.Random(seed)
@@ -225,26 +224,21 @@ async def test_each_task_in_order_under_concurrent_writers(
                 await connection.commit()
                 hub.publish()
 
-    seen: list[list[int]] = []
-    async with watching(log) as batches:
-        work_all = asyncio.gather(*(work(c, seed) for seed, c in enumerate(connections)))
-
-        async def follow() -> None:
-            while True:
-                seen.extend(marks(await anext(batches)))
-                if work_all.done() and len(seen) == sum(counts.values()):
-                    return
-
-        follower = asyncio.create_task(follow())
-        await work_all
-        final = await (await connections[0].execute("SELECT id, n FROM things")).fetchall()
-        counts.update(dict(final))
+    async def work_and_end() -> None:
+        await asyncio.gather(*(work(c, seed) for seed, c in enumerate(connections)))
+        await connections[0].execute(INSERT, [row("end")])
+        await connections[0].commit()
         hub.publish()
-        if len(seen) < sum(counts.values()):
-            await follower
-        follower.cancel()
-    for thing in counts:
-        assert [n for t, n in seen if t == thing] == list(range(1, counts[thing] + 1))
+
+    seen: list[Any] = []
+    async with watching(log) as batches:
+        working = asyncio.create_task(work_and_end())
+        while not seen or seen[-1] != "end":
+            seen += marks(await anext(batches))
+        await working
+    final = await (await connections[0].execute("SELECT id, n FROM things")).fetchall()
+    for thing, count in final:
+        assert [n for t, n in seen[:-1] if t == thing] == list(range(1, count + 1))
 
 
 async def test_ids_are_drawn_one_by_one(db: Database) -> None:

@@ -300,7 +300,7 @@ async def test_watch_group_that_is_resolved_already(api: Api) -> None:
 
 
 async def test_a_group_with_a_rerun_counts_as_resolved(api: Api) -> None:
-    """A task that was resolved once does not hold up its group (queue.md 2.5)."""
+    """A task that was resolved once does not hold up its group (queue.md 2.4)."""
     group_id = slugid.nice()
     task_id = await api.create(task_group_id=group_id)
     await run(api, task_id)

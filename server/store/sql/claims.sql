@@ -188,6 +188,17 @@ WHERE r.task_id = ANY ($1::text[]) AND r.state || '' = 'running'
   AND r.stream_id = ($2::text[])[array_position($1::text[], r.task_id)]
   AND r.process_id IS NOT NULL
 
+-- name: lost_runs
+-- Which of the runs that streams believe they hold they do not. $1 task ids, $2 run ids, $3 streams.
+-- Returns, for each of those: ordinal, state and reason of the run (null: there is none).
+SELECT i.ord, r.state, r.reason_resolved
+FROM unnest($1::text[], $2::smallint[], $3::text[]) WITH ORDINALITY AS i (task_id, run_id, stream_id, ord)
+LEFT JOIN LATERAL (
+    SELECT state, reason_resolved, stream_id FROM runs
+    WHERE task_id = i.task_id AND run_id = i.run_id OFFSET 0
+) r ON true
+WHERE r.state IS DISTINCT FROM 'running' OR r.stream_id IS DISTINCT FROM i.stream_id
+
 -- name: renew_process
 -- Says that this process is alive. $1 process, $2 seconds.
 -- Returns the clock, how many others live, and whether the process was unknown (new, or buried).

@@ -1,0 +1,258 @@
+"""Runs the benchmarks: `python -m bench [--quick]`; prints a table and writes bench/latest.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psycopg
+
+from bench import backlog, ceiling, machine
+
+ROOT = Path(__file__).parent
+SERVER_COMMAND = (sys.executable, "-m", "bench.server")
+
+
+@dataclass(slots=True)
+class Target:
+    """A running server."""
+
+    process: subprocess.Popen[str]
+    address: str
+    dsn: str
+    server_pid: int
+    postgres_pid: int
+
+    def cpu(self) -> machine.Cpu:
+        """CPU seconds of server and Postgres so far."""
+        return machine.cpu_of(self.server_pid, self.postgres_pid)
+
+
+@dataclass(slots=True)
+class Report:
+    """Figures by name, and the lines people read."""
+
+    figures: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, name: str, value: float, unit: str, note: str = "") -> None:
+        """Records a figure and shows it at once."""
+        self.figures[name] = round(value, 3)
+        print(f"  {name:<28} {value:>12,.2f} {unit:<10} {note}", flush=True)
+
+
+@contextmanager
+def server() -> Iterator[Target]:
+    """A fresh embedded instance in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="tcqueue-bench-") as folder:
+        process = subprocess.Popen(
+            [*SERVER_COMMAND, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            said = json.loads(_line(process.stdout))
+            yield Target(process, f"127.0.0.1:{said['port']}", said["dsn"], said["server"], said["postgres"])
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def drive(target: Target, mode: str, queue: str, **options: Any) -> Any:
+    """Runs a driver to its end and returns what it measured."""
+    arguments = json.dumps({"address": target.address, "queue": queue, **options})
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.driver", mode, arguments], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two minutes: fewer rounds, a smaller backlog")
+    parser.add_argument("--only", default="", help="names of parts, comma separated: " + ", ".join(PARTS))
+    options = parser.parse_args()
+    chosen = [name for name in PARTS if not options.only or name in options.only.split(",")]
+    report = Report(details={"machine": machine.describe(), "quick": options.quick})
+    print(f"tcqueue bench on {report.details['machine']}")
+    steal, began = machine.steal_seconds(), time.monotonic()
+    for name in chosen:
+        print(f"{name}:", flush=True)
+        PARTS[name](report, options.quick)
+    report.details["steal_s"] = round(machine.steal_seconds() - steal, 1)
+    report.details["load_after_1m"] = machine.describe()["load_1m"]
+    report.details["took_s"] = round(time.monotonic() - began)
+    (ROOT / "latest.json").write_text(
+        json.dumps({**report.figures, "details": report.details}, indent=2) + "\n"
+    )
+    took, stolen = report.details["took_s"], report.details["steal_s"]
+    print(f"took {took} s, {stolen} s stolen; written to bench/latest.json")
+
+
+def lives(report: Report, quick: bool) -> None:
+    """Whole lives per second, and what the same Postgres does with the bare SQL."""
+    seconds, rounds = (4, 1) if quick else (8, 3)
+    with server() as target:
+        singles = [(1, 4), (8, 16), (64, 64)] if not quick else [(64, 64)]
+        for workers, callers in singles:
+            name = f"lives_per_s_single_{workers}"
+            _rates(
+                report,
+                target,
+                name,
+                rounds,
+                workers=workers,
+                slots=1,
+                batch=1,
+                callers=callers,
+                seconds=seconds,
+            )
+        _rates(
+            report, target, "lives_per_s_batch_32x16", rounds,
+            workers=16, slots=16, batch=32, callers=16, seconds=seconds,
+        )  # fmt: skip
+        bare = {}
+        for batch, clients in ((1, 8), (1, 32), (32, 1), (32, 2)):
+            rates = [
+                ceiling.lives_per_second(target.dsn, batch=batch, clients=clients, seconds=seconds)
+                for _ in range(rounds)
+            ]
+            bare[batch, clients] = statistics.median(rates)
+            report.add(
+                f"pgbench_{batch}x{clients}", bare[batch, clients], "lives/s", "bare SQL, same Postgres"
+            )
+        best = max(bare[32, 1], bare[32, 2])
+        report.add("batch_over_pgbench", report.figures["lives_per_s_batch_32x16"] / best, "ratio")
+        report.add(
+            "single_over_pgbench",
+            report.figures["lives_per_s_single_64"] / max(bare[1, 8], bare[1, 32]),
+            "ratio",
+        )
+
+
+def creates(report: Report, quick: bool) -> None:
+    """Unary creations per second."""
+    with server() as target:
+        rates = [
+            drive(target, "creates", f"bench/c{i}", callers=32, seconds=4) for i in range(1 if quick else 3)
+        ]
+        report.add("creates_per_s_32", statistics.median(rates), "creates/s")
+
+
+def pickup(report: Report, quick: bool) -> None:
+    """Latency from CreateTask's return to the claim's arrival, on an idle queue."""
+    with server() as target:
+        times = drive(target, "pickup", "bench/pickup", count=200 if quick else 1000)
+        for key, prefix in (("from_call", "pickup"), ("from_return", "pickup_after_return")):
+            cuts = statistics.quantiles(times[key], n=100)
+            for percent in (50, 95, 99):
+                report.add(
+                    f"{prefix}_p{percent}_ms",
+                    cuts[percent - 1],
+                    "ms",
+                    key.replace("_", " ") + " of CreateTask",
+                )
+
+
+def idle_streams(report: Report, quick: bool) -> None:
+    """Memory and queries of idle streams, each on its own connection."""
+    for streams in (1000,) if quick else (1000, 5000):
+        with server() as target:
+            time.sleep(1.0)
+            before = machine.resident_kb(target.server_pid)
+            driver = subprocess.Popen(
+                [
+                    sys.executable, "-m", "bench.driver", "idle",
+                    json.dumps({"address": target.address, "queue": "bench/idle", "streams": streams}),
+                ],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            _line(driver.stdout)
+            time.sleep(2.0)
+            after = machine.resident_kb(target.server_pid)
+            first, began, cpu = _statements(target.dsn), time.monotonic(), target.cpu()
+            time.sleep(5.0)
+            elapsed = time.monotonic() - began
+            per_second = (_statements(target.dsn) - first) / elapsed
+            used = (target.cpu() - cpu).server / elapsed
+            driver.communicate("")
+            report.add("kb_per_idle_stream", (after - before) / streams, "kB", f"{streams} streams")
+            report.add(
+                f"idle_queries_per_s_{streams}",
+                per_second,
+                "1/s",
+                "whole server, heartbeats and loops included",
+            )
+            report.add(f"idle_cpu_percent_{streams}", used * 100, "%", "of one core, server")
+
+
+def claim_cost(report: Report, quick: bool) -> None:
+    """Time of one claim at a small and at a large backlog."""
+    large = 200_000 if quick else 1_000_000
+    with server() as target:
+        medians = {}
+        for size in (10_000, large):
+            queue = f"bench/backlog{size}"
+            backlog.fill(target.dsn, queue, size)
+            rounds = [statistics.median(drive(target, "claim_cost", queue, count=200)) for _ in range(3)]
+            medians[size] = statistics.median(rounds)
+            report.add(f"claim_ms_at_{size}", medians[size], "ms", "median of unary claims of one run")
+        report.details["claim_cost_large_backlog"] = large
+        report.add(
+            "claim_cost_1m_over_10k", medians[large] / medians[10_000], "ratio", f"{large:,} over 10,000"
+        )
+
+
+def _rates(report: Report, target: Target, name: str, rounds: int, **options: Any) -> None:
+    rates, cpu, began = [], target.cpu(), time.monotonic()
+    for i in range(rounds):
+        rates.append(drive(target, "lives", f"bench/{name.replace('_', '-')[-20:]}{i}", **options))
+    used, took = target.cpu() - cpu, time.monotonic() - began
+    total = statistics.mean(rates) * took
+    micros = f"{used.server / total * 1e6:.0f} µs server, {used.postgres / total * 1e6:.0f} µs Postgres"
+    note = f"CPU a life, about: {micros}"
+    report.add(name, statistics.median(rates), "lives/s", note)
+
+
+def _statements(dsn: str) -> int:
+    """Transactions of the database so far, our own look included."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        row = connection.execute(
+            "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def _line(stream: IO[str] | None) -> str:
+    assert stream is not None
+    line = stream.readline()
+    if not line:
+        raise RuntimeError("a process ended before it was ready")
+    return line
+
+
+PARTS: dict[str, Callable[[Report, bool], None]] = {
+    "lives": lives,
+    "creates": creates,
+    "pickup": pickup,
+    "idle_streams": idle_streams,
+    "claim_cost": claim_cost,
+}
+
+if __name__ == "__main__":
+    main()
