@@ -37,7 +37,7 @@ test: $(VENV)/.dev tools ## Run the tests, with all services they need
 	$(BIN)/pytest -n $(JOBS) --dist=worksteal --durations=15 $(ARGS)
 
 .PHONY: lint
-lint: lint-python lint-imports lint-sql lint-proto check-gen ## Check everything that can be checked without running it
+lint: lint-python lint-imports lint-sql lint-proto lint-readme check-gen ## Check everything that can be checked without running it
 
 .PHONY: lint-python
 lint-python: $(VENV)/.dev
@@ -57,6 +57,10 @@ lint-sql: $(VENV)/.dev
 lint-proto: $(VENV)/.dev
 	$(PY) -m tools.lint_proto
 
+.PHONY: lint-readme
+lint-readme: $(VENV)/.dev
+	$(PY) -m tools.readme --check
+
 .PHONY: format
 format: $(VENV)/.dev ## Format Python and protos, and fix what ruff can fix
 	$(BIN)/ruff check --fix --quiet . || true
@@ -64,8 +68,9 @@ format: $(VENV)/.dev ## Format Python and protos, and fix what ruff can fix
 	$(PY) -m tools.lint_proto --format
 
 .PHONY: gen
-gen: $(VENV)/.dev ## Write gen/ anew from proto/
+gen: $(VENV)/.dev ## Write gen/ anew from proto/, and the settings table of the README
 	$(PY) -m tools.gen
+	$(PY) -m tools.readme
 
 .PHONY: check-gen
 check-gen: $(VENV)/.dev ## Prove that gen/ is what proto/ gives

@@ -27,6 +27,8 @@ from server.dispatch.seen import SeenWorkers
 from server.events.log import EventLog
 from server.identity import bootstrap
 from server.identity.authenticator import Authenticator
+from server.identity.changes import Changes
+from server.identity.clients import Clients
 from server.identity.secrets import SecretBox
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.loops import base as loop_base
@@ -34,7 +36,7 @@ from server.loops.claims import ClaimExpiry
 from server.loops.deadlines import Deadlines
 from server.loops.dependencies import Dependencies
 from server.loops.events import EventRetention
-from server.loops.expiry import expiry_loops
+from server.loops.expiry import ClientExpiry, expiry_loops
 from server.loops.heartbeat import Heartbeat
 from server.pipeline import Pipeline
 from server.services import Services
@@ -208,6 +210,14 @@ def loops(services: Services) -> Sequence[loop_base.Loop]:
         ClaimExpiry(machine),
         Deadlines(machine),
         Dependencies(machine),
+        ClientExpiry(
+            Clients(
+                services.db,
+                SecretBox.from_settings(settings),
+                Changes(services.db, services.hub),
+            ),
+            pause_s=settings.expiry_interval_s,
+        ),
         EventRetention(services.db, retention_s=settings.event_retention_s, batch=settings.loop_batch_size),
         *expiry_loops(
             services.db,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from server.domain.scope_expressions import forbidden_message
@@ -19,13 +19,15 @@ class Call:
     first use of `identity` or `authorize`, which is where the check belongs for methods whose scopes
     depend on stored state (queue.md 3, class D)."""
 
-    __slots__ = ("_identity", "authorized", "method", "services")
+    __slots__ = ("_identity", "authorized", "check", "method", "services")
 
     def __init__(self, method: Method, identity: Identity | QueueError, services: Services) -> None:
         self.method = method
         self._identity = identity
         self.services = services
         self.authorized = method.scopes is None
+        #: For methods whose requests are a stream: validates one message against its declared rules.
+        self.check: Callable[[Any], None] = _nothing
 
     @property
     def identity(self) -> Identity:
@@ -47,3 +49,7 @@ class Call:
                 forbidden_message(client_id, expression.render(parameters), identity.scopes)
             )
         self.authorized = True
+
+
+def _nothing(_: Any) -> None:
+    """A request that came alone has been validated before its handler was called."""

@@ -110,7 +110,19 @@ class Settings:
             if name.startswith("TCQUEUE_") and name not in known and not name.startswith(allowed_elsewhere):
                 raise SettingsError(f"{name} is not a setting; `tcqueue serve --help` lists them")
         values.update({k: v for k, v in overrides.items() if v is not None})
-        return Settings(**values)
+        settings = Settings(**values)
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Raises SettingsError for values that nothing could work with."""
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"{environment_name(name)} must be more than 0")
+        if self.claim_timeout_s > 31 * 86400:
+            raise SettingsError("TCQUEUE_CLAIM_TIMEOUT_S must be at most 31 days: credentials last no longer")
+        if not 0 < self.stream_reclaim_fraction < 1:
+            raise SettingsError("TCQUEUE_STREAM_RECLAIM_FRACTION must lie between 0 and 1")
 
 
 def environment_name(field_name: str) -> str:
@@ -139,3 +151,15 @@ def _parse(name: str, kind: str, text: str) -> Any:
 
 
 _KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number of seconds"}
+_POSITIVE = (
+    "hot_pool_size",
+    "cold_pool_size",
+    "statement_timeout_s",
+    "claim_timeout_s",
+    "loop_batch_size",
+    "dependency_page_size",
+    "stream_max_slots",
+    "process_lease_s",
+    "claimer_poll_s",
+    "max_message_bytes",
+)

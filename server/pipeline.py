@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -87,12 +88,13 @@ class Pipeline:
         send: Callable[[Any], Awaitable[None]],
         token: str | None,
     ) -> None:
-        """Handles a call with streams both ways: the handler reads requests and sends responses.
-        Messages are validated one by one by `validate`. Raises QueueError only."""
+        """Handles a call with streams both ways: the handler reads requests, validates them by
+        `call.check`, and sends responses. Raises QueueError only."""
         done = metrics.started(method.name)
         try:
             call = Call(method, await self._identity(token), self.services)
-            await self._handler(method)(call, self._validated(method, requests), send)
+            call.check = partial(self._validator.check, method)
+            await self._handler(method)(call, requests, send)
             self._check_authorized(call)
         except QueueError as e:
             done(e.code)
@@ -104,11 +106,6 @@ class Pipeline:
             done("Cancelled")
             raise
         done("OK")
-
-    async def _validated(self, method: Method, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async for request in requests:
-            self._validator.check(method, request)
-            yield request
 
     async def _admit(self, method: Method, request: Message, token: str | None) -> Call:
         """Everything before the handler, in the order that the method's class demands."""

@@ -8,6 +8,7 @@ import click
 
 from server.app import Serving
 from server.cli.base import print_json_line
+from server.client.channel import DEFAULT_ADDRESS
 from server.config import Settings
 from server.identity.bootstrap import ROOT_CLIENT
 
@@ -38,14 +39,14 @@ class Announcement:
             credentials = {"clientId": ROOT_CLIENT, "accessToken": root_token} if root_token else {}
             print_json_line({"grpc": grpc, "http": http, **credentials})
             return
-        where = f"embedded, in {self._settings.data_dir}" if self._embedded else "of DATABASE_URL"
+        database = f"embedded, in {self._settings.data_dir}" if self._embedded else "of DATABASE_URL"
         several = f", {self._processes} processes" if self._processes > 1 else ""
         lines = [
             "",
             click.style("tcqueue is serving", fg="green", bold=True) + several,
             f"  gRPC      {grpc or 'closed'}",
             f"  HTTP      {f'http://{http}/' if http else 'closed'}",
-            f"  database  {where}",
+            f"  database  {database}",
             "",
         ]
         if root_token:
@@ -55,11 +56,15 @@ class Announcement:
                 f"  export TCQUEUE_CLIENT_ACCESS_TOKEN={root_token}",
                 "",
             ]
+            if grpc and grpc != DEFAULT_ADDRESS:
+                lines.insert(-1, f"  export TCQUEUE_CLIENT_ADDRESS={grpc}")
         elif self._settings.root_access_token:
             lines += ["The root client has the access token of TCQUEUE_ROOT_ACCESS_TOKEN.", ""]
         else:
             lines += ["The root client's access token was shown at the first start; a new one:"]
-            lines += [f"  tcqueue client reset {ROOT_CLIENT}", ""]
+            folder = self._settings.data_dir
+            where = f" --data-dir {folder}" if self._embedded and folder != "data" else ""
+            lines += [f"  tcqueue client reset {ROOT_CLIENT}{where}", ""]
         plaintext = "" if self._settings.tls_cert_file else "-plaintext "
         lines += [
             "Try, in another terminal:",

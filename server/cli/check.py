@@ -15,10 +15,9 @@ from typing import Any
 
 import click
 import grpc
-import psycopg
 
 from server.cli.base import CONTEXT, CommandError, colored, json_option, print_json, print_table, span
-from server.cli.databases import database_url
+from server.cli.databases import database_url, quiet
 from server.cli.settings import read_settings, settings_options
 from server.config import Settings, SettingsError
 from server.errors import QueueError
@@ -60,11 +59,14 @@ def check(as_json: bool, **overrides: Any) -> None:
     findings = list(_settings(overrides))
     if findings[0].state == "ok":
         settings = read_settings(**overrides)
+        quiet()
         findings += asyncio.run(_all(settings))
     if as_json:
         print_json([{"check": f.what, "state": f.state, "text": f.text} for f in findings])
     else:
-        print_table(("check", "state", ""), [(f.what, colored(f.state), f.text) for f in findings])
+        print_table(
+            ("check", "state", ""), [(f.what, colored(f.state), " ".join(f.text.split())) for f in findings]
+        )
     if any(finding.state == "fail" for finding in findings):
         sys.exit(1)
 
@@ -96,8 +98,9 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
     async with AsyncExitStack() as stack:
         try:
             dsn = await stack.enter_async_context(database_url(settings))
+            migrations = await _migrations(dsn)
             db = await Database.open(dsn, settings=settings)
-        except (CommandError, QueueError, RuntimeError, psycopg.Error) as e:
+        except (CommandError, QueueError, RuntimeError) as e:
             yield Finding("database", "fail", str(e))
             return
         stack.push_async_callback(db.close)
@@ -109,9 +112,8 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("database", "ok", f"PostgreSQL {version}, {where}, {size}")
         yield _pool(settings, connections, most)
         yield _clock(now.timestamp() - (asked + answered) / 2)
-        migrated = await _migrations(dsn)
-        yield migrated
-        if migrated.state == "ok":
+        yield migrations
+        if migrations.state == "ok":
             yield await _key(settings, db)
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import psycopg
+import structlog
 
 from server.cli.base import CommandError
 from server.config import Settings, SettingsError
-from server.errors import QueueError
+from server.errors import QueueError, Unavailable
 from server.identity.changes import Changes
 from server.identity.clients import Clients
 from server.identity.roles import Roles
@@ -68,15 +69,13 @@ async def identity(settings: Settings) -> AsyncIterator[tuple[Clients, Roles]]:
     """Clients and roles as stored; servers that run are told of changes. CommandError for what a person
     can mend: no database, no key, no schema, a refused change."""
     async with database_url(settings) as dsn:
+        await _require_schema(dsn)
         try:
             box = SecretBox.from_settings(settings)
-            db = await Database.open(dsn, settings=settings)
         except SettingsError as e:
             raise CommandError(str(e)) from None
-        except QueueError as e:
-            raise unreachable(e) from None
+        db = await Database.open(dsn, settings=settings)
         try:
-            await _require_schema(dsn)
             hub = NotifyHub(db, f"command-{os.getpid()}")
             await hub.start()
             try:
@@ -84,9 +83,9 @@ async def identity(settings: Settings) -> AsyncIterator[tuple[Clients, Roles]]:
                 yield Clients(db, box, changes), Roles(db, changes)
             finally:
                 await hub.stop()
-        except QueueError as e:
-            raise CommandError(e.message) from None
-        except SecretError as e:
+        except Unavailable:
+            raise
+        except (QueueError, SecretError) as e:
             raise CommandError(str(e)) from None
         finally:
             await db.close()
@@ -106,9 +105,9 @@ async def _require_schema(dsn: str) -> None:
 
 def unreachable(error: Exception) -> CommandError:
     """The database does not answer."""
-    return CommandError(
-        f"the database cannot be reached: {error}", "check DATABASE_URL, or run `tcqueue check`"
-    )
+    text = str(error)
+    prefix = "" if "cannot be reached" in text else "the database cannot be reached: "
+    return CommandError(f"{prefix}{text.strip()}", "check DATABASE_URL, or run `tcqueue check`")
 
 
 def run(work: Awaitable[T]) -> T:
@@ -117,12 +116,18 @@ def run(work: Awaitable[T]) -> T:
     async def main() -> T:
         return await work
 
+    quiet()
     try:
         return asyncio.run(main())
-    except psycopg.OperationalError as e:
+    except Unavailable as e:
         raise unreachable(e) from None
     except migrator.MigrationError as e:
         raise CommandError(str(e)) from None
+
+
+def quiet() -> None:
+    """What fails is said by the command itself, not also by the log."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def embedded_key_file(settings: Settings) -> Path:

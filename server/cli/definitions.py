@@ -82,6 +82,17 @@ def read_json(file: str) -> Any:
         raise CommandError(f"{file} is not JSON: {e}") from e
 
 
+def read_env(pairs: Sequence[str]) -> dict[str, str]:
+    """What `--env NAME=VALUE` says; CommandError."""
+    env = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise CommandError(f"--env takes NAME=VALUE, not {pair!r}")
+        env[name] = value
+    return env
+
+
 def define(file: str | None, options: Mapping[str, Any]) -> TaskDefinition:
     """The definition that a file and options make; CommandError."""
     fields: Any = read_json(file) if file else {}
@@ -135,11 +146,8 @@ def _payload(fields: dict[str, Any], options: Mapping[str, Any]) -> None:
         raise CommandError("the payload must be a JSON object")
     if options["command"] is not None:
         payload["command"] = options["command"]
-    for pair in options["env"]:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise CommandError(f"--env takes NAME=VALUE, not {pair!r}")
-        payload.setdefault("env", {})[name] = value
+    if options["env"]:
+        payload["env"] = {**payload.get("env", {}), **read_env(options["env"])}
     if options["max_run_time"] is not None:
         payload["maxRunTime"] = options["max_run_time"]
 
@@ -148,7 +156,7 @@ def _metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
     metadata = dict(fields.get("metadata", {}))
     payload = fields.get("payload")
     command = payload.get("command", "") if isinstance(payload, dict) else ""
-    shown = command if isinstance(command, str) else " ".join(map(str, command))
+    shown = " ".join(map(str, command)) if isinstance(command, list) else str(command)
     metadata.setdefault("name", shown.strip().split("\n")[0][:80] or "unnamed")
     metadata.setdefault("description", metadata["name"])
     metadata.setdefault("owner", f"{_user()}@{socket.gethostname()}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from typing import Any
+from collections.abc import Sequence
 
 import click
 
 from server.cli.base import (
     CONTEXT,
-    CommandError,
     Group,
     colored,
     json_option,
@@ -19,7 +17,8 @@ from server.cli.base import (
     print_json,
 )
 from server.cli.calls import Queue, with_queue
-from server.cli.definitions import definition_of, read_json
+from server.cli.definitions import read_env, read_json
+from server.cli.graphs import read_graph
 from server.cli.shown import PRIORITIES, print_statuses, state_word, when
 from server.cli.watching import watch_group
 from server.client.json_form import to_json
@@ -32,10 +31,7 @@ from tcqueue.v1.task_group_pb2 import (
     SealTaskGroupRequest,
     TaskGroup,
 )
-from tcqueue.v1.task_pb2 import CreateTasksRequest, NewTask, TaskStatus
-
-# Ids as a file's author writes them where the real one is still to be made up: build, unit-tests.
-_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,60}")
+from tcqueue.v1.task_pb2 import CreateTasksRequest, TaskStatus
 
 
 @click.group(
@@ -72,18 +68,24 @@ Names that are task ids already are kept. All tasks are created, or none.
 )
 @click.argument("file", metavar="FILE")
 @click.option("--queue", "-q", "task_queue_id", metavar="PROVISIONER/TYPE", help="For tasks that name none.")
+@click.option("--env", "-e", multiple=True, metavar="NAME=VALUE", help="Variable for all; repeatable.")
 @click.option("--group", "group_id", metavar="GROUP_ID", help="The group. [default: a new one]")
 @click.option("--watch", is_flag=True, help="Follow the group until resolved; fail unless all completed.")
 @json_option
 @with_queue
 def create(
-    queue: Queue, file: str, task_queue_id: str | None, group_id: str | None, watch: bool, as_json: bool
+    queue: Queue,
+    file: str,
+    task_queue_id: str | None,
+    env: Sequence[str],
+    group_id: str | None,
+    watch: bool,
+    as_json: bool,
 ) -> None:
     """Create the graph of tasks in FILE (`-` reads standard input), all or none."""
     group_id = group_id or slugid.nice()
-    tasks, ids = _graph(read_json(file), task_queue_id, group_id)
+    tasks, names = read_graph(read_json(file), group_id, task_queue_id=task_queue_id, env=read_env(env))
     answer = queue.call(queue.stub.CreateTasks, CreateTasksRequest(tasks=tasks))
-    names = {ids[name]: name for name in ids}
     if watch:
         _watch(queue, group_id, as_json, names)
     elif as_json:
@@ -92,34 +94,6 @@ def create(
     else:
         print_statuses((status, names[status.task_id]) for status in answer.statuses)
         click.echo(f"\ngroup {group_id}: {len(tasks)} tasks")
-
-
-def _graph(document: Any, task_queue_id: str | None, group_id: str) -> tuple[list[NewTask], dict[str, str]]:
-    """The tasks of a graph file, and the id behind each of its names."""
-    if not isinstance(document, dict) or not document:
-        raise CommandError("a graph file holds a JSON object of definitions by name")
-    ids: dict[str, str] = {}
-    for name in document:
-        if slugid.is_slugid(name):
-            ids[name] = name
-        elif _LABEL.fullmatch(name):
-            ids[name] = slugid.nice()
-        else:
-            raise CommandError(f"{name!r} can be no task's name: letters, digits, _ . and -")
-    tasks = []
-    for name, fields in document.items():
-        if not isinstance(fields, dict):
-            raise CommandError(f"task {name}: a definition is a JSON object")
-        fields = {"taskGroupId": group_id, **fields}
-        if task_queue_id and not {"taskQueueId", "workerType"} & set(fields):
-            fields["taskQueueId"] = task_queue_id
-        fields["dependencies"] = [ids.get(other, other) for other in fields.get("dependencies", [])]
-        metadata = {"name": name, **fields.get("metadata", {})}
-        try:
-            tasks.append(NewTask(task_id=ids[name], task=definition_of(fields | {"metadata": metadata})))
-        except CommandError as e:
-            raise CommandError(f"task {name}: {e.message}") from None
-    return tasks, ids
 
 
 @group.command(epilog="\b\nExample:\n  tcqueue group show fN1SbArXTPSVFNUvaOlinQ")

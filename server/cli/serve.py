@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import signal
 from typing import Any
 
@@ -70,6 +71,8 @@ def serve(processes: int, as_json: bool, child: int | None, **overrides: Any) ->
     running calls get a grace period, workers go elsewhere or come back later.
     """
     settings = read_settings(**overrides)
+    # For the question "what is it doing?": every thread's stack goes to the error output.
+    faulthandler.register(signal.SIGUSR1)
     try:
         logs.configure(settings, **({} if child is None else {"process": child}))
         if child is not None:

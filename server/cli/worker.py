@@ -166,7 +166,9 @@ class _Stopping:
             self._worker.drain()
         else:
             grace_s = (self._grace_s or 0.0) if self._times == 1 else 0.0
-            self._reporter.say("stopping", f"what runs may take another {span(grace_s)}" if grace_s else "")
+            if self._worker.runs:
+                text = f"what runs may take another {span(grace_s)}" if grace_s else "what runs is stopped"
+                self._reporter.say("stopping", text)
             self._tasks.append(asyncio.create_task(self._worker.shut_down(grace_s)))
 
     async def finished(self) -> None:

@@ -70,6 +70,8 @@ def channel_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[ChannelO
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
         ("grpc.max_reconnect_backoff_ms", 5_000),
         ("grpc.service_config", service_config()),
     ]

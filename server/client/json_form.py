@@ -7,7 +7,7 @@ their path, so that a misspelt one is not lost.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,7 +32,8 @@ def to_json(message: Message) -> dict[str, Any]:
     """The message as JSON values. What was not set is left out, but numbers, flags and lists are always
     there: a run's index of 0 is no missing one."""
     values = {}
-    for field in message.DESCRIPTOR.fields:
+    fields: Iterable[Any] = message.DESCRIPTOR.fields
+    for field in fields:
         value = getattr(message, field.name)
         if field.has_presence:
             if not message.HasField(field.name):

@@ -331,9 +331,9 @@ class Dispatcher:
         future.add_done_callback(lambda done: self._resolved(session, key, done))
 
     def _resolved(self, session: Session, key: Key, done: asyncio.Future[TaskFacts]) -> None:
+        failure = None if done.cancelled() else done.exception()
         if session.closing or done.cancelled():
             return
-        failure = done.exception()
         if failure is None:
             session.held.pop(key, None)
             session.send_result(key, TASK_STATES[done.result().state])

@@ -44,7 +44,8 @@ REVOCATIONS = {
 @dataclass(slots=True)
 class Held:
     """A run the worker has. Until `accepted` it is an offer; `accepting` is set while the accept is under
-    way, `resolving` while a resolution is. A detached run is renewed by its worker through another door and takes its slot here only."""
+    way, `resolving` while a resolution is. A detached run is renewed by its worker through another door
+    and takes its slot here only."""
 
     offer: Offered | None = None
     accepted: bool = False
@@ -204,8 +205,9 @@ class Session:
 
     @property
     def backlog(self) -> int:
-        """How many answers wait for a slow reader."""
-        return len(self._out.resolved) + len(self._out.others) + len(self._out.revoked)
+        """How many answers wait for a slow reader, or are asked for beyond what the worker can hold."""
+        waiting = len(self._out.resolved) + len(self._out.others) + len(self._out.revoked)
+        return waiting + max(0, self._in_flight - self.slots)
 
     async def flushed(self) -> None:
         """Returns when everything queued so far has been handed to the transport, or the stream is gone."""

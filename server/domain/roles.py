@@ -183,8 +183,8 @@ def _reached_from(roles: RoleSet, role: _Role) -> Iterator[str]:
     yield from sorted(reached)
 
 
-# The roles of auth.md 5.2 need no others: what a public deployment lets everyone do, who has no
-# credentials at all. Workers count on `queue:status:*`.
+# What a public deployment lets everybody do, credentials or none (auth.md 5.2). Workers count on
+# `queue:status:*`.
 ANONYMOUS_ROLE = "anonymous"
 ANONYMOUS_SCOPES: Sequence[str] = (
     "auth:current-scopes",

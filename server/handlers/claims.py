@@ -36,11 +36,14 @@ _OUTCOMES = {
     Outcome.OUTCOME_FAILED: "failed",
     Outcome.OUTCOME_EXCEPTION: "exception",
 }
+_RESULTS = (Outcome.OUTCOME_COMPLETED, Outcome.OUTCOME_FAILED)
 
 
 async def claim_work(call: Call, requests: AsyncIterator[ClaimWorkRequest], send: Send) -> None:
     """Serves a worker's stream until either side ends it."""
-    first = await anext(requests, None)
+    first = await anext(aiter(requests), None)
+    if first is not None:
+        call.check(first)
     if first is None or first.WhichOneof("message") != "open":
         raise InputError("the first message of a ClaimWork stream must be `open`")
     opening = first.open
@@ -85,18 +88,37 @@ async def _read(call: Call, session: Session, requests: AsyncIterator[ClaimWorkR
         session.heard(loop.time())
         kind = request.WhichOneof("message")
         if kind == "accept":
-            for run in request.accept.runs:
-                dispatcher.accept(session, (run.task_id, run.run_id))
+            keys = [(run.task_id, run.run_id) for run in request.accept.runs]
+            if not session.held.keys() >= set(keys):
+                call.check(request)
+            for key in keys:
+                dispatcher.accept(session, key)
         elif kind == "resolve":
-            for resolution in request.resolve.resolutions:
+            resolutions = request.resolve.resolutions
+            if not all(_plausible(session, resolution) for resolution in resolutions):
+                call.check(request)
+            for resolution in resolutions:
                 dispatcher.resolve(session, _resolve(session, resolution))
         elif kind == "slots":
+            call.check(request)
             dispatcher.set_slots(session, min(request.slots.slots, call.services.settings.stream_max_slots))
         elif kind == "open":
             raise InputError("a ClaimWork stream is opened once")
+        elif kind is None:
+            call.check(request)
         if session.backlog > limit:
             # A worker that does not read its answers is not read either.
-            await session.flushed()
+            await session.settled()
+
+
+def _plausible(session: Session, resolution: Resolution) -> bool:
+    """Whether a resolution is of a run held, with an outcome that needs no reason: then there is nothing
+    for the validator to find, and most of a stream's messages are spared it."""
+    return (
+        (resolution.task_id, resolution.run_id) in session.held
+        and resolution.outcome in _RESULTS
+        and not resolution.reason
+    )
 
 
 def _resolve(session: Session, resolution: Resolution) -> Resolve:

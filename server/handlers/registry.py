@@ -8,6 +8,7 @@ from typing import Any
 
 from server.handlers import (
     claims,
+    events,
     monitoring,
     provisioners,
     runs,
@@ -22,6 +23,7 @@ from server.methods import Method
 
 MODULES = (
     claims,
+    events,
     monitoring,
     provisioners,
     runs,

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from server.identity.bootstrap import QUEUE_CLIENT
+from server.identity.clients import Clients
 from server.store.database import Database
 from server.store.statements import load
 
@@ -31,6 +33,21 @@ class Expiry:
         """Deletes a batch; returns how many rows."""
         rows = await self._db.fetch(self._statement, self._parameters, repeat=True)
         return int(rows[0][0])
+
+
+class ClientExpiry:
+    """Deletes expired clients that asked for it, with an entry in their audit trail."""
+
+    name = "expire-clients"
+    full = 1
+
+    def __init__(self, clients: Clients, *, pause_s: float) -> None:
+        self.pause_s = pause_s
+        self._clients = clients
+
+    async def run_once(self) -> int:
+        """Deletes a batch; returns how many."""
+        return len(await self._clients.delete_expired(actor=QUEUE_CLIENT))
 
 
 def expiry_loops(

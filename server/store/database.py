@@ -122,7 +122,7 @@ class Transaction:
         if commit:
             batch.append(_COMMIT)
             self._commit_sent = True
-        first = 0 if self._begun else 1
+        first, last = 0 if self._begun else 1, len(batch) - 1
         self._begun = True
         try:
             results = await self._wire.send(batch, self._timeout_s)
@@ -130,7 +130,7 @@ class Transaction:
             self._failure = e
             # A server that refused a statement before COMMIT has certainly not committed. One that
             # vanished without a word may have.
-            unknown = commit and (isinstance(e, ConnectionLost) or self._wire.failed_at >= len(batch) - 1)
+            unknown = commit and (e.sent if isinstance(e, ConnectionLost) else self._wire.failed_at >= last)
             _translate(e, self._wire, outcome_unknown=unknown)
         return results[first : first + len(statements)]
 
@@ -242,7 +242,7 @@ class Database:
                 return (await wire.send(((sql, parameters),), self._timeout_s))[0]
             except BaseException as e:
                 try:
-                    _translate(e, wire, outcome_unknown=not repeat and isinstance(e, ConnectionLost))
+                    _translate(e, wire, outcome_unknown=not repeat and getattr(e, "sent", True))
                 except WentAway:
                     if attempt == _ATTEMPTS or time.monotonic() - started > self.wait_timeout_s:
                         raise

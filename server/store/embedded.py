@@ -62,11 +62,11 @@ _SETTINGS = {
     "log_line_prefix": "%m [%p] %a ",
 }
 
-# For tests only: a crash of the machine loses the cluster. Autovacuum is off because hundreds of
-# short-lived databases would keep it busy, and because plan tests decide themselves when to analyse.
+# For tests only: a crash of the machine loses the cluster (a kill of the server loses nothing).
+# Autovacuum is off because hundreds of short-lived databases would keep it busy, and because plan
+# tests decide themselves when to analyse.
 _FAST_SETTINGS = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
     "io_method": "sync",

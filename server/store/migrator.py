@@ -14,9 +14,10 @@ from datetime import datetime
 from importlib import resources
 from typing import LiteralString
 
-from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg import AsyncConnection, AsyncRawCursor, Error
 from psycopg.rows import TupleRow
 
+from server.errors import Unavailable
 from server.store.statements import load
 
 _FILE_NAME = re.compile(r"^(\d{4})_([a-z0-9_]+)\.sql$")
@@ -94,7 +95,7 @@ async def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> li
 
     Safe to run from several processes at once. Raises MigrationError when the database is newer than
     the code, holds a migration with another content, or a migration's SQL fails (nothing of that one
-    stays; earlier ones do).
+    stays; earlier ones do); Unavailable when it cannot be reached.
     """
     wanted = available() if migrations is None else list(migrations)
     async with await _connect(dsn) as connection:
@@ -153,10 +154,13 @@ async def _read(connection: AsyncConnection[TupleRow]) -> list[Applied]:
 
 
 async def _connect(dsn: str) -> AsyncConnection[TupleRow]:
-    return await AsyncConnection.connect(
-        dsn,
-        autocommit=True,
-        cursor_factory=AsyncRawCursor,
-        application_name="tcqueue migrate",
-        connect_timeout=10,
-    )
+    try:
+        return await AsyncConnection.connect(
+            dsn,
+            autocommit=True,
+            cursor_factory=AsyncRawCursor,
+            application_name="tcqueue migrate",
+            connect_timeout=10,
+        )
+    except Error as e:
+        raise Unavailable(f"the database cannot be reached: {e}") from e

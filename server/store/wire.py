@@ -33,7 +33,9 @@ _BAD = pq.ConnStatus.BAD
 
 
 class ConnectionLost(OperationalError):
-    """The connection ended before an answer came; what was sent may or may not have been done."""
+    """The connection ended before an answer came; what was sent, if it was, may or may not have been done."""
+
+    sent = True
 
 
 class Wire:
@@ -117,8 +119,10 @@ class Wire:
         own. After `timeout` seconds without the whole answer the connection is closed. Encoding errors
         are raised at once, with nothing sent.
         """
-        if self._closed:
-            raise ConnectionLost("the connection is closed")
+        if not self.usable():
+            lost = ConnectionLost("the connection had ended already")
+            lost.sent = False
+            raise lost
         if self._expected:
             raise RuntimeError("the connection is in the middle of a round trip")
         encoded = [(sql, *encode(parameters)) for sql, parameters in statements]

@@ -649,7 +649,7 @@ async def test_the_database_restarts(private_postgres: EmbeddedPostgres) -> None
         assert await take(batches, 1) == [1]
         following = asyncio.create_task(take(batches, 1))
         await asyncio.to_thread(private_postgres.restart)
-        await write(db, hub, row(2))
+        await db.fetch("INSERT INTO outbox (events) VALUES ($1::text)", (row(2),))
         assert await following == [2]
     await db.close()
 

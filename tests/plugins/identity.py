@@ -74,8 +74,10 @@ async def running(db: Database, settings: Settings = SETTINGS) -> AsyncIterator[
 async def running_hub(db: Database) -> AsyncIterator[NotifyHub]:
     hub = NotifyHub(db, slugid.v4())
     await hub.start()
-    yield hub
-    await hub.stop()
+    try:
+        yield hub
+    finally:
+        await hub.stop()
 
 
 @pytest.fixture

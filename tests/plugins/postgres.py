@@ -15,6 +15,7 @@ import asyncio
 import fcntl
 import os
 import shutil
+import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -143,10 +144,20 @@ async def db(dsn: str) -> AsyncIterator[Database]:
     await database.close()
 
 
+@pytest.fixture(scope="session")
+def _blank_cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stopped server's folder: copying it is several times quicker than initdb."""
+    folder = tmp_path_factory.mktemp("cluster")
+    embedded.start(folder, fast=True).stop()
+    return folder
+
+
 @pytest.fixture
-def private_postgres(tmp_path: Path) -> Iterator[embedded.EmbeddedPostgres]:
-    """A server of this test's own; kill it, restart it. Takes half a second."""
-    server = embedded.start(tmp_path, fast=True)
+def private_postgres(tmp_path: Path, _blank_cluster: Path) -> Iterator[embedded.EmbeddedPostgres]:
+    """A server of this test's own with an empty database; kill it, restart it."""
+    folder = tmp_path / "pg"
+    subprocess.run(["cp", "-a", str(_blank_cluster), str(folder)], check=True)
+    server = embedded.start(folder, fast=True)
     yield server
     server.stop()
 

@@ -34,7 +34,16 @@ from tcqueue.v1.task_pb2 import TaskDefinition, TaskStatus
 
 _INSTANTS = {
     "tasks": ("deadline", "expires"),
-    "runs": ("deadline", "scheduled", "started", "resolved", "taken_until", "claimed", "offered_until", "lease_until"),
+    "runs": (
+        "deadline",
+        "scheduled",
+        "started",
+        "resolved",
+        "taken_until",
+        "claimed",
+        "offered_until",
+        "lease_until",
+    ),
     "task_dependencies": ("expires",),
     "task_groups": ("expires", "sealed"),
     "task_queues": ("expires", "last_date_active"),
@@ -73,7 +82,9 @@ class Queue(Caller):
     def having(self, *scopes: str) -> Caller:
         """A caller who holds these scopes and no others."""
         root = self.credentials
-        return Caller(self.door, Credentials(root.client_id, root.access_token, authorized_scopes=list(scopes)))
+        return Caller(
+            self.door, Credentials(root.client_id, root.access_token, authorized_scopes=list(scopes))
+        )
 
     @property
     def anonymous(self) -> Caller:
@@ -201,7 +212,12 @@ def _validator() -> RequestValidator:
 @pytest.fixture
 def server_settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
     """Short polls, and what the test's markers ask for."""
-    changes: dict[str, Any] = {"claim_poll_s": 0.3, "grpc_listen": "127.0.0.1:0", "shutdown_grace_s": 0.0}
+    changes: dict[str, Any] = {
+        "claim_poll_s": 0.3,
+        "default_anonymous_role": False,
+        "grpc_listen": "127.0.0.1:0",
+        "shutdown_grace_s": 0.0,
+    }
     for marker in reversed(list(request.node.iter_markers("settings"))):
         changes.update(marker.kwargs)
     return dataclasses.replace(settings, **changes)

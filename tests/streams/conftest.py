@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tests.streams.harness import Client, Cluster, Instance
+from tests.streams.proxy import Proxy
 
 
 @pytest.fixture
@@ -28,3 +29,10 @@ async def server(cluster: Cluster) -> Instance:
 async def root(cluster: Cluster, server: Instance) -> Client:
     """A client of it who may do everything."""
     return await cluster.client(server.address)
+
+
+@pytest.fixture
+async def proxy(server: Instance) -> AsyncIterator[Proxy]:
+    """A way to the server that can be frozen and cut."""
+    async with Proxy(server.address).open() as opened:
+        yield opened

@@ -1,11 +1,5 @@
 -- Clients, roles, their audit trail. Every change notes itself in the trail in the same statement.
 
--- name: audit_of_entity
--- Oldest first, past the given place; the place of a row is its seq.
-select seq, created, action, client_id from identity_audit
-where entity_type = $1::text and entity_id = $2::text and seq > $3::bigint
-order by seq limit $4::int
-
 -- name: bootstrap_lock
 -- One process at a time prepares the identity tables; the lock goes with the transaction.
 select pg_advisory_xact_lock(7218, 2)

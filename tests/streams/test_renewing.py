@@ -1,0 +1,120 @@
+"""Automatic renewal with fresh credentials, and renewal through another door (design 5)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+from tcqueue.v1.claim_pb2 import ReclaimTaskRequest, ReportCompletedRequest, RevocationReason
+from tcqueue.v1.task_pb2 import TaskState
+from tests.streams.harness import Client, Cluster, Failure, key_of
+
+
+async def test_renewed_by_itself_with_credentials_that_work(cluster: Cluster) -> None:
+    server = await cluster.start(claim_timeout_s=3.0, stream_reclaim_fraction=0.1)
+    root = await cluster.client(server.address)
+    stream = await root.work()
+    task_id = await root.create()
+    (claim,) = await stream.started()
+    first, second = await stream.reclaimed(), await stream.reclaimed()
+    assert (first.task_id, first.run_id) == (task_id, 0)
+    ends = [end.ToMilliseconds() for end in (claim.taken_until, first.taken_until, second.taken_until)]
+    assert ends[0] < ends[1] < ends[2]
+    status = await root.status(task_id)
+    assert status.runs[0].taken_until.ToMilliseconds() >= ends[2]
+    assert not status.runs[0].HasField("resolved")
+    fresh = second.credentials
+    assert fresh.client_id != claim.credentials.client_id
+    worker = root.having(fresh.client_id, fresh.access_token, fresh.certificate)
+    response = await worker("ReportCompleted", ReportCompletedRequest(task_id=task_id, run_id=0))
+    assert response.status.state == TaskState.TASK_STATE_COMPLETED
+    assert (await stream.revoked()).reason == RevocationReason.REVOCATION_REASON_RESOLVED_ELSEWHERE
+
+
+async def test_a_claim_outlives_its_timeout_many_times(cluster: Cluster) -> None:
+    server = await cluster.start(claim_timeout_s=0.8, stream_reclaim_fraction=0.25)
+    root = await cluster.client(server.address)
+    stream = await root.work(slots=5)
+    await root.create_many(5)
+    claims = await stream.started(5)
+    for _ in range(5 * 4):
+        await stream.reclaimed()
+        assert await server.expire_claims() == 0
+    await stream.resolve(*claims)
+    for _ in claims:
+        assert (await stream.resolved()).task_state == TaskState.TASK_STATE_COMPLETED
+    assert stream.waiting("revoked") == 0
+
+
+async def test_a_unary_renewal_takes_the_run_out_of_the_streams_lease(cluster: Cluster) -> None:
+    server = await cluster.start(stream_grace_s=0.0, claim_timeout_s=600.0)
+    root = await cluster.client(server.address)
+    stream = await root.work(slots=2)
+    task_id = await root.create(retries=3)
+    (claim,) = await stream.started()
+    while (await root.status(task_id)).state != TaskState.TASK_STATE_RUNNING:
+        await asyncio.sleep(0)
+    credentials = claim.credentials
+    worker = root.having(credentials.client_id, credentials.access_token, credentials.certificate)
+    renewed = await worker("ReclaimTask", ReclaimTaskRequest(task_id=task_id, run_id=0))
+    assert renewed.taken_until.ToMilliseconds() > claim.taken_until.ToMilliseconds()
+    # The stream breaks; a run of its own is lost at once, this one is not.
+    other = await root.create()
+    await stream.started()
+    while (await root.status(other)).state != TaskState.TASK_STATE_RUNNING:
+        await asyncio.sleep(0)
+    stream.break_off()
+    while await server.expire_claims() == 0:
+        await asyncio.sleep(0.01)
+    assert len((await root.status(other)).runs) == 2
+    status = await root.status(task_id)
+    assert status.state == TaskState.TASK_STATE_RUNNING
+    assert status.runs[0].taken_until == renewed.taken_until
+    fresh = renewed.credentials
+    worker = root.having(fresh.client_id, fresh.access_token, fresh.certificate)
+    response = await worker("ReportCompleted", ReportCompletedRequest(task_id=task_id, run_id=0))
+    assert response.status.state == TaskState.TASK_STATE_COMPLETED
+
+
+async def test_a_run_taken_out_of_the_lease_is_still_told_of_its_end(root: Client) -> None:
+    """Q-114: renewing it after its end is refused."""
+    stream = await root.work()
+    task_id = await root.create()
+    (claim,) = await stream.started()
+    while (await root.status(task_id)).state != TaskState.TASK_STATE_RUNNING:
+        await asyncio.sleep(0)
+    await root("ReclaimTask", ReclaimTaskRequest(task_id=task_id, run_id=0))
+    await root("ReportCompleted", ReportCompletedRequest(task_id=task_id, run_id=0))
+    assert (await stream.revoked()).reason == RevocationReason.REVOCATION_REASON_RESOLVED_ELSEWHERE
+    with pytest.raises(Failure) as refused:
+        await root("ReclaimTask", ReclaimTaskRequest(task_id=task_id, run_id=0))
+    assert (refused.value.code, refused.value.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "REQUEST_CONFLICT",
+    )
+    assert key_of(claim) == (task_id, 0)
+
+
+async def test_a_pending_run_on_offer_cannot_be_renewed(root: Client) -> None:
+    stream = await root.work()
+    task_id = await root.create()
+    claim = await stream.claim()
+    with pytest.raises(Failure) as refused:
+        await root("ReclaimTask", ReclaimTaskRequest(task_id=task_id, run_id=0))
+    assert refused.value.reason == "REQUEST_CONFLICT"
+    await stream.accept(claim)
+    await stream.resolve(claim)
+    assert (await stream.resolved()).task_state == TaskState.TASK_STATE_COMPLETED
+
+
+async def test_nothing_is_renewed_past_the_deadline(cluster: Cluster) -> None:
+    server = await cluster.start(claim_timeout_s=1.0, stream_reclaim_fraction=0.3)
+    root = await cluster.client(server.address)
+    stream = await root.work()
+    task_id = await root.create()
+    await stream.started()
+    await stream.reclaimed()
+    await server.rows("update tasks set deadline = now() where task_id = $1", task_id)
+    assert (await stream.revoked()).reason == RevocationReason.REVOCATION_REASON_DEADLINE_EXCEEDED
