@@ -181,7 +181,7 @@ def idle_streams(report: Report, quick: bool) -> None:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
             _line(driver.stdout)
-            time.sleep(2.0)
+            time.sleep(5.0)
             after = machine.resident_kb(target.server_pid)
             first, began, cpu = _statements(target.dsn), time.monotonic(), target.cpu()
             time.sleep(5.0)

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+
+# Read when grpc is imported: its fork handlers stall, for seconds, tests that start processes.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 pytest_plugins = [
     "tests.plugins.identity",
     "tests.plugins.postgres",

@@ -28,9 +28,8 @@ def main(folder: Path) -> None:
         print(f"{file.stem:<15}{tests(file)}")
     for file in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(file) as wheel:
-            print(
-                f"wheel          {file.name}, {len(wheel.namelist())} files, {file.stat().st_size // 1024} KiB"
-            )
+            size = f"{len(wheel.namelist())} files, {file.stat().st_size // 1024} KiB"
+        print(f"wheel          {file.name}, {size}")
 
 
 if __name__ == "__main__":

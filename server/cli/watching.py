@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ class GroupProgress:
     def __init__(self, names: Mapping[str, str], *, clock: bool = True) -> None:
         self.statuses: dict[str, TaskStatus] = {}
         self.resolved = False
-        self._names = names
+        self.names = names
         self._clock = clock
         self._began = time.monotonic()
         self._said: dict[str, str] = {}
@@ -48,7 +48,7 @@ class GroupProgress:
             return ""
         self._said[status.task_id] = text
         seconds = f"{time.monotonic() - self._began:6.1f}s  " if self._clock else ""
-        return f"{seconds}{self._names.get(status.task_id, status.task_id):<{self._width}}  {text}"
+        return f"{seconds}{self.names.get(status.task_id, status.task_id):<{self._width}}  {text}"
 
     @property
     def completed(self) -> bool:
@@ -71,23 +71,31 @@ class GroupProgress:
         for heading in STATUS_HEADINGS:
             table.add_column(heading.upper(), header_style="dim", no_wrap=True)
         for task_id, status in self.statuses.items():
-            row = status_row(status, self._names.get(task_id, ""))
+            row = status_row(status, self.names.get(task_id, ""))
             table.add_row(*(Text.from_ansi(cell) for cell in row))
         table.caption = Text.from_ansi(f"{span(time.monotonic() - self._began)}  {self.summary()}")
         return table
 
 
 @contextmanager
-def shown_live(progress: GroupProgress) -> Iterator[None]:
-    """Shows the table while the block runs, on a terminal; nothing elsewhere."""
+def shown_live(progress: GroupProgress) -> Iterator[Callable[[str], None]]:
+    """Shows the table while the block runs, on a terminal; nothing elsewhere. Gives a function that
+    prints a line, above the table."""
     if not sys.stdout.isatty():
-        yield
+        yield _say
         return
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
-    with Live(progress, console=Console(highlight=False), refresh_per_second=4):
-        yield
+    console = Console(highlight=False)
+    with Live(progress, console=console, refresh_per_second=4):
+        yield lambda line: console.print(Text.from_ansi(line))
+
+
+def _say(line: str) -> None:
+    click.echo(line)
+    sys.stdout.flush()
 
 
 def watch_group(queue: Queue, group_id: str, names: Mapping[str, str], *, as_json: bool = False) -> bool:
@@ -114,8 +122,7 @@ def _follow(
             if as_json:
                 print_json_line(to_json(status))
             elif line and not quiet:
-                click.echo(line)
-                sys.stdout.flush()
+                _say(line)
         if answer.resolved:
             progress.resolved = True
             return

@@ -93,6 +93,7 @@ class Dispatcher:
         now = self._now()
         session = Session(str(uuid.uuid4()), queue_id, worker_group, worker_id, slots, send, now)
         session.quarantine_until = until
+        session.seen_again_at = now + self.machine.settings.worker_info_update_s
         session.retire_at = now + self.machine.settings.stream_max_age_s * random.uniform(0.9, 1.1)
         self.sessions[session.stream_id] = session
         metrics.STREAMS.inc()
@@ -207,6 +208,9 @@ class Dispatcher:
                 session.quarantine_until = None
                 session.send_quarantined(None)
                 self._freed(session)
+            if session.seen_again_at <= now:
+                session.seen_again_at = now + settings.worker_info_update_s
+                self._spawn(self.seen.saw(session.queue_id, session.worker_group, session.worker_id))
             if session.retire_at <= now:
                 if session.draining:
                     session.end()
@@ -288,7 +292,6 @@ class Dispatcher:
         key = (offer.facts.task_id, offer.run_id)
         session.held[key] = Held(offer)
         self._offers_due.append((self._now() + self.machine.settings.stream_accept_timeout_s, session, key))
-        metrics.CLAIMED.labels(session.queue_id).inc()
         session.send_claim(key, claim_message(offer, self.issuer))
 
     def _give_back(self, offers: Sequence[Offered]) -> None:

@@ -86,6 +86,7 @@ class Session:
         "quarantine_until",
         "queue_id",
         "retire_at",
+        "seen_again_at",
         "slots",
         "stop",
         "stream_id",
@@ -114,6 +115,8 @@ class Session:
         self.quarantine_until: float | None = None
         #: When the stream is to be replaced, and 0 for never (loop time).
         self.retire_at = 0.0
+        #: When the worker is to be noted as active again (loop time).
+        self.seen_again_at = 0.0
         self.last_heard = now
         self.pinged: float | None = None
         self.failure: QueueError | None = None

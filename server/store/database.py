@@ -196,7 +196,7 @@ class Database:
         return database
 
     async def close(self) -> None:
-        """Closes all connections; calls under way fail with Unavailable."""
+        """Closes all connections, those in use when they are given back; later calls raise Unavailable."""
         await self.hot.close()
         await self.cold.close()
 

@@ -128,6 +128,8 @@ class Pool:
 
     def _filled(self, task: asyncio.Task[None]) -> None:
         self._filler = None
+        if any(not waiter.done() for waiter in self._waiting):
+            self._fill()  # somebody came between its last look and now
 
     async def _connect_for_waiters(self) -> None:
         """One connection after another while somebody waits and there is room."""

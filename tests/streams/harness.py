@@ -194,6 +194,7 @@ class Stream:
         self.pings = 0
         self._pongs = pongs
         self._queues: dict[str, asyncio.Queue[Any]] = {}
+        self._all: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self._ended = asyncio.Event()
         self._reader = asyncio.create_task(self._read()) if reading else None
 
@@ -298,6 +299,14 @@ class Stream:
         await asyncio.wait_for(self._ended.wait(), PATIENCE_S)
         return await failure_of(self.call)
 
+    async def messages(self) -> AsyncIterator[tuple[str, Any]]:
+        """Everything as it comes, as (kind, item), until the stream ends; instead of `next` and its like."""
+        while True:
+            kind, item = await self._all.get()
+            if not kind:
+                return
+            yield kind, item
+
     def _queue(self, kind: str) -> asyncio.Queue[Any]:
         return self._queues.setdefault(kind, asyncio.Queue())
 
@@ -309,6 +318,7 @@ class Stream:
             pass
         finally:
             self._ended.set()
+            self._all.put_nowait(("", None))
 
     async def _take(self, message: ClaimWorkResponse) -> None:
         kind = message.WhichOneof("message") or ""
@@ -328,6 +338,7 @@ class Stream:
                 await self.call.write(ClaimWorkRequest(pong=ClaimWorkPong(nonce=body.nonce)))
         for item in items:
             self._queue(kind).put_nowait(item)
+            self._all.put_nowait((kind, item))
 
     async def close(self) -> None:
         """Ends the stream, whatever its state."""
