@@ -7,12 +7,12 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc.aio import ServicerContext
 from grpc_status import rpc_status
 
-from server.errors import AuthenticationFailed, QueueError, Unavailable
+from server.errors import AuthenticationFailed, MalformedPayload, QueueError, Unavailable
 from server.methods import Method
 from server.pipeline import Pipeline
 
@@ -28,7 +28,7 @@ def generic_handler(service_name: str, pipeline: Pipeline) -> grpc.GenericRpcHan
 
 
 def _method_handler(method: Method, pipeline: Pipeline) -> grpc.RpcMethodHandler[Any, Any]:
-    deserializer = method.request_class.FromString
+    deserializer = _reader(method)
     serializer = method.response_class.SerializeToString
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(
@@ -39,11 +39,42 @@ def _method_handler(method: Method, pipeline: Pipeline) -> grpc.RpcMethodHandler
     return grpc.unary_unary_rpc_method_handler(_unary(method, pipeline), deserializer, serializer)
 
 
+class _Unreadable:
+    """What stands for bytes that are no message of the method: gRPC itself would answer INTERNAL."""
+
+
+_UNREADABLE = _Unreadable()
+
+
+def _reader(method: Method) -> Callable[[bytes], Any]:
+    parse = method.request_class.FromString
+
+    def read(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return _UNREADABLE
+
+    return read
+
+
+def _refuse_unreadable(method: Method, request: Any) -> None:
+    if request is _UNREADABLE:
+        raise MalformedPayload(f"the bytes sent are no {method.request_class.DESCRIPTOR.full_name}")
+
+
+async def _readable(method: Method, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        _refuse_unreadable(method, request)
+        yield request
+
+
 def _unary(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], Awaitable[Any]]:
     call = pipeline.call
 
     async def handle(request: Message, context: ServicerContext[Any, Any]) -> Message | None:
         try:
+            _refuse_unreadable(method, request)
             return await call(method, request, bearer_token(context))
         except QueueError as e:
             await _abort(context, e)
@@ -55,6 +86,7 @@ def _unary(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], Awaitable
 def _stream(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def handle(request: Message, context: ServicerContext[Any, Any]) -> AsyncIterator[Message]:
         try:
+            _refuse_unreadable(method, request)
             async for response in pipeline.stream(method, request, bearer_token(context)):
                 yield response
         except QueueError as e:
@@ -66,7 +98,7 @@ def _stream(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], AsyncIte
 def _conversation(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], Awaitable[None]]:
     async def handle(requests: AsyncIterator[Message], context: ServicerContext[Any, Any]) -> None:
         try:
-            await pipeline.converse(method, requests, context.write, bearer_token(context))
+            await pipeline.converse(method, _readable(method, requests), context.write, bearer_token(context))
         except QueueError as e:
             await _abort(context, e)
 

@@ -6,6 +6,7 @@ Only what a command needs is imported, and only when it runs: `tcqueue --help` i
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class _Entry:
 _ENTRIES = {
     "serve": _Entry("serve:serve", "Run the queue: database, gRPC and HTTP doors, loops.", "Run"),
     "worker": _Entry("worker:worker", "Run a worker that executes tasks' commands.", "Run"),
-    "demo": _Entry("demo:demo", "Watch the whole thing work, in about a minute.", "Run"),
+    "demo": _Entry("demo:demo", "Watch the whole thing work, on this repository's own build.", "Run"),
     "task": _Entry("task:task", "Create, look at and change tasks.", "Use"),
     "group": _Entry("group:group", "Create, look at and change task groups.", "Use"),
     "queue": _Entry("queue:queue", "Look at task queues and their workers.", "Use"),
@@ -94,5 +95,10 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    cli.main(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="tcqueue")
+    """Runs the command line and exits: 0 done, 1 failed, 2 wrong usage."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Both are read when gRPC is imported. Its fork handlers stall a process that starts others, and what
+    # clients need to know of a broken connection they are told by their calls.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if given[:1] == ["serve"] else "NONE")
+    cli.main(args=given, prog_name="tcqueue")

@@ -58,7 +58,7 @@ Examples:
     "--repository", type=click.Path(path_type=Path), help="The repository to build. [default: this one]"
 )
 def demo(workers: int, kill: bool, keep: bool, timeout: float, repository: Path | None) -> None:
-    """Watch the whole thing work, in about a minute.
+    """Watch the whole thing work, in less than a minute.
 
     Starts a fresh queue on free ports in a temporary folder, creates this repository's build (compile
     the stubs, lint, unit tests, wheel, summary) as one graph, runs it on several workers and kills one
@@ -153,7 +153,7 @@ class _Demo:
         stub = QueueStub(channel)
         self._step(f"creating the build of {self._repository.name}: {len(tasks)} tasks in one call")
         await stub.CreateTasks(CreateTasksRequest(tasks=tasks), metadata=credentials.metadata())
-        progress = GroupProgress(names)
+        progress = GroupProgress(names, began=self._began)
         request = WatchTaskGroupRequest(task_group_id=group_id)
         click.echo()
         with shown_live(progress) as say:
@@ -178,6 +178,8 @@ class _Demo:
                     self._say(line)
                 self._look_for_victim(status, progress.names[status.task_id])
             progress.resolved = answer.resolved
+            if progress.stuck:
+                return
 
     def _look_for_victim(self, status: TaskStatus, name: str) -> None:
         if not self._kill or self._killed or name != _VICTIM or not status.runs:
@@ -219,7 +221,7 @@ class _Demo:
                 run_worker(run),
                 run_time(run),
             )
-            for status in progress.statuses.values()
+            for status in progress.in_order()
             for run in status.runs
         ]
         print_table(("task", "run", "state", "worker", "took"), rows)

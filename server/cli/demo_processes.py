@@ -36,7 +36,8 @@ class DemoProcess:
         *,
         piped: bool = False,
     ) -> DemoProcess:
-        """Starts it in a folder; its output goes to `<name>.log` there, the standard one elsewhere if piped."""
+        """Starts it in a folder. What it prints goes to `<name>.log` there; if piped, `line` gives what is
+        no error output."""
         log = folder / f"{name}.log"
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(

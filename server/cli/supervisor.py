@@ -92,7 +92,7 @@ class _Supervisor:
     def __init__(self, settings: Settings, processes: int) -> None:
         self._settings = settings
         self._processes = processes
-        self._environment = {**os.environ, **_environment(settings)}
+        self._environment = {**os.environ, **environment_of(settings)}
         self._stopping = asyncio.Event()
         self._all_ready = asyncio.Event()
         self._running: dict[int, Process] = {}
@@ -173,7 +173,7 @@ class _Supervisor:
             stopping.cancel()
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment_of(settings: Settings) -> dict[str, str]:
     """The settings as the variables that make them."""
     texts = {}
     for field in fields(settings):

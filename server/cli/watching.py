@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class GroupProgress:
     """The latest statuses of a group's tasks, and how they are shown."""
 
-    def __init__(self, names: Mapping[str, str], *, clock: bool = True) -> None:
+    def __init__(self, names: Mapping[str, str], *, began: float | None = None) -> None:
+        """`began` is the moment that times are counted from, by the monotonic clock; now by default."""
         self.statuses: dict[str, TaskStatus] = {}
         self.resolved = False
         self.names = names
-        self._clock = clock
-        self._began = time.monotonic()
+        self._began = time.monotonic() if began is None else began
         self._said: dict[str, str] = {}
         self._width = max((len(name) for name in names.values()), default=22)
 
@@ -47,13 +47,21 @@ class GroupProgress:
         if self._said.get(status.task_id) == text:
             return ""
         self._said[status.task_id] = text
-        seconds = f"{time.monotonic() - self._began:6.1f}s  " if self._clock else ""
-        return f"{seconds}{self.names.get(status.task_id, status.task_id):<{self._width}}  {text}"
+        seconds = time.monotonic() - self._began
+        return f"{seconds:6.1f}s  {self.names.get(status.task_id, status.task_id):<{self._width}}  {text}"
 
     @property
     def completed(self) -> bool:
         """Whether every task has completed."""
         return all(s.state == TaskState.TASK_STATE_COMPLETED for s in self.statuses.values())
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a failure keeps the rest from ever starting, so that there is nothing to wait for."""
+        states = {status.state for status in self.statuses.values()}
+        failed = {TaskState.TASK_STATE_FAILED, TaskState.TASK_STATE_EXCEPTION}
+        moving = {TaskState.TASK_STATE_PENDING, TaskState.TASK_STATE_RUNNING}
+        return bool(states & failed) and not states & moving
 
     def summary(self) -> str:
         """How many tasks are in which state."""
@@ -61,6 +69,11 @@ class GroupProgress:
         for status in self.statuses.values():
             counts[state_word(status)] = counts.get(state_word(status), 0) + 1
         return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+    def in_order(self) -> list[TaskStatus]:
+        """The statuses as the tasks were named, those without a name last."""
+        place = {task_id: number for number, task_id in enumerate(self.names)}
+        return sorted(self.statuses.values(), key=lambda status: place.get(status.task_id, len(place)))
 
     def __rich__(self) -> RenderableType:
         """The live table."""
@@ -70,8 +83,8 @@ class GroupProgress:
         table = Table(box=None, pad_edge=False, caption_justify="left")
         for heading in STATUS_HEADINGS:
             table.add_column(heading.upper(), header_style="dim", no_wrap=True)
-        for task_id, status in self.statuses.items():
-            row = status_row(status, self.names.get(task_id, ""))
+        for status in self.in_order():
+            row = status_row(status, self.names.get(status.task_id, ""))
             table.add_row(*(Text.from_ansi(cell) for cell in row))
         table.caption = Text.from_ansi(f"{span(time.monotonic() - self._began)}  {self.summary()}")
         return table

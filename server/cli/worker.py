@@ -115,7 +115,8 @@ def worker(
     reporter = Reporter(as_json=as_json)
     executor = Executor(places, os.environ, reporter.echo if show_logs and not as_json else None)
     reporter.keep_credentials = executor.keep_credentials
-    reporter.say("waiting", f"{task_queue_id} as {identity.worker_group}/{identity.worker_id}", slots=slots)
+    name = f"{identity.worker_group}/{identity.worker_id}"
+    reporter.say("waiting", f"{task_queue_id} as {name}", taskQueueId=task_queue_id, worker=name, slots=slots)
     try:
         asyncio.run(_work(connection, identity, executor.execute, reporter, slots, None if drain else grace))
     finally:

@@ -19,8 +19,16 @@ def is_object(text: str) -> bool:
 
 def same(one: str, other: str) -> bool:
     """Whether two JSON texts mean the same value: key order and number spelling do not matter, `true`
-    is not 1, and big numbers are compared digit for digit."""
-    return one == other or _same(_load(one), _load(other))
+    is not 1, and big numbers are compared digit for digit.
+
+    Values nested deeper than Python's parser goes (about 1,000 levels) are the same only if spelled alike.
+    """
+    if one == other:
+        return True
+    try:
+        return _same(_load(one), _load(other))
+    except RecursionError:
+        return False
 
 
 def _load(text: str) -> Any:
@@ -28,10 +36,21 @@ def _load(text: str) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    return bool(one == other)
+    # No recursion: the callers' nesting is not ours to trust.
+    pairs = [(one, other)]
+    while pairs:
+        a, b = pairs.pop()
+        if isinstance(a, dict) and isinstance(b, dict):
+            if a.keys() != b.keys():
+                return False
+            pairs.extend((value, b[key]) for key, value in a.items())
+        elif isinstance(a, list) and isinstance(b, list):
+            if len(a) != len(b):
+                return False
+            pairs.extend(zip(a, b, strict=True))
+        elif isinstance(a, bool) or isinstance(b, bool):
+            if a is not b:
+                return False
+        elif a != b:
+            return False
+    return True

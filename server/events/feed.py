@@ -41,7 +41,7 @@ class Limits:
     #: Watchers that may read the table by themselves at the same time.
     own_readings: int = 2
     #: Pause between checkpoints, less up to a quarter so that they do not come all at once.
-    checkpoint_s: float = 5.0
+    checkpoint_s: float = 10.0
     #: Pause between readings while nobody says that there is something.
     poll_s: float = 1.0
     #: Pause after a reading that brought something, so that a busy log is read many rows at once.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -11,6 +12,8 @@ from server import metrics
 from server.errors import Unavailable
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: Failures in a row after which a loop gives up and lets the process be restarted (queue.md 6.2).
 MAX_FAILURES = 10
@@ -31,6 +34,34 @@ class Loop(Protocol):
 
 class LoopFailed(RuntimeError):
     """A loop failed too often in a row."""
+
+
+async def handle_all(name: str, items: Sequence[T], handle: Callable[[Sequence[T]], Awaitable[int]]) -> int:
+    """Handles items at once, and one by one where that fails: an item that cannot be handled is logged
+    and left, the others are done (queue.md 6.2). Returns how many were handled, as `handle` counts.
+
+    Raises Unavailable, and the failure itself when none of several items could be handled: then it is
+    not the items that are wrong.
+    """
+    if not items:
+        return 0
+    try:
+        return await handle(items)
+    except Unavailable:
+        raise
+    except Exception as e:
+        handled, failed = 0, 0
+        for item in items:
+            try:
+                handled += await handle([item])
+            except Unavailable:
+                raise
+            except Exception:
+                failed += 1
+                log.exception("loop leaves an item", loop=name, item=str(item))
+        if failed == len(items) > 1:
+            raise e
+        return handled
 
 
 async def run(loop: Loop, stop: asyncio.Event) -> None:

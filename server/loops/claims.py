@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from server.loops.base import handle_all
 from server.store.statements import load
 from server.transitions.machine import Machine
 from server.transitions.resolving import EXPIRED, Resolve, resolve_runs
@@ -25,6 +28,8 @@ class ClaimExpiry:
         await db.fetch(_SQL["bury_processes"], (self._machine.settings.stream_grace_s,))
         rows = await db.fetch(_SQL["expired_claims"], (self.full,))
         items = [Resolve(row[0], row[1], "exception", "claim-expired", EXPIRED) for row in rows[: self.full]]
-        if items:
-            await resolve_runs(self._machine, items)
+        return await handle_all(self.name, items, self._expire)
+
+    async def _expire(self, items: Sequence[Resolve]) -> int:
+        await resolve_runs(self._machine, items)
         return len(items)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from server.loops.base import handle_all
 from server.store.statements import load
 from server.transitions.ending import exceed_deadlines
 from server.transitions.machine import Machine
@@ -23,6 +26,7 @@ class Deadlines:
         """Resolves what is overdue; returns how many tasks that were."""
         settings = self._machine.settings
         rows = await self._machine.db.fetch(_SQL["overdue_tasks"], (settings.deadline_delay_s, self.full))
-        if not rows:
-            return 0
-        return len(await exceed_deadlines(self._machine, [row[0] for row in rows]))
+        return await handle_all(self.name, [row[0] for row in rows], self._exceed)
+
+    async def _exceed(self, task_ids: Sequence[str]) -> int:
+        return len(await exceed_deadlines(self._machine, task_ids))

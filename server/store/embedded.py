@@ -32,6 +32,7 @@ from server.store.processes import (
     ProcessError,
     account_for,
     children,
+    is_alive,
     is_postgres,
     open_way,
     output_of,
@@ -71,6 +72,10 @@ _FAST_SETTINGS = {
     "autovacuum": "off",
     "io_method": "sync",
     "max_connections": "400",
+    "max_wal_size": "512MB",  # it may lie in memory
+    "min_wal_size": "80MB",
+    # In the folder, to vanish with it when a killed server is never started again.
+    "dynamic_shared_memory_type": "mmap",
 }
 
 
@@ -82,6 +87,7 @@ class EmbeddedPostgres:
     """A running server owned by this process; `start` makes one."""
 
     def __init__(self, data_dir: Path, *, fast: bool, lock: IO[bytes], account: Account | None) -> None:
+        self.data_dir = data_dir
         self._cluster = data_dir / "postgres"
         self._log = data_dir / "postgres.log"
         self._fast = fast
@@ -173,10 +179,13 @@ class EmbeddedPostgres:
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     def _forget_recycled_pid(self) -> None:
-        # PostgreSQL takes any live process of its user with the noted id for a rival. Only the
-        # folder's own postmaster is one.
+        # PostgreSQL takes any live process of its user with the noted id for a rival. Only the folder's own
+        # postmaster is one. The file of a dead one must stay: it leads to the shared memory to be freed.
         lines = _pid_file(self._cluster)
-        if lines and lines[0].isdigit() and not is_postgres(int(lines[0]), self._cluster):
+        if not lines or not lines[0].isdigit():
+            return
+        pid = int(lines[0])
+        if is_alive(pid) and not is_postgres(pid, self._cluster):
             (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def _shut_down(self) -> None:
@@ -214,14 +223,8 @@ def start(data_dir: str | Path, *, fast: bool = False) -> EmbeddedPostgres:
     """
     folder = Path(data_dir).expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "postgres.lock").open("a+b")
+    lock = _own(folder)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise EmbeddedError(
-                f"another tcqueue is using {folder}: stop it, use its database, or choose another folder"
-            ) from None
         account = account_for(folder / "postgres")
         if account is not None:
             open_way(folder)
@@ -245,6 +248,13 @@ def start(data_dir: str | Path, *, fast: bool = False) -> EmbeddedPostgres:
     return server
 
 
+def stop_abandoned(data_dir: str | Path) -> None:
+    """Shuts down the folder's server if its owner was killed. Raises EmbeddedError if the owner lives."""
+    folder = Path(data_dir).expanduser().resolve()
+    with _own(folder):
+        _end_orphan(folder / "postgres")
+
+
 def running_dsn(data_dir: str | Path) -> str | None:
     """The URL of the folder's server if another process runs it now, for commands beside `serve`."""
     cluster = Path(data_dir).expanduser().resolve() / "postgres"
@@ -252,6 +262,19 @@ def running_dsn(data_dir: str | Path) -> str | None:
     if len(lines) < 8 or lines[7].strip() != "ready" or not is_postgres(int(lines[0]), cluster):
         return None
     return _dsn(Path(lines[4]))
+
+
+def _own(folder: Path) -> IO[bytes]:
+    """The lock that makes us the folder's owner for as long as the file is open."""
+    lock = (folder / "postgres.lock").open("a+b")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise EmbeddedError(
+            f"another tcqueue is using {folder}: stop it, use its database, or choose another folder"
+        ) from None
+    return lock
 
 
 def _dsn(sockets: Path) -> str:

@@ -3,7 +3,8 @@
 Every value goes as text of unspecified type (bytes go binary), so the statement alone decides the
 type: write `$1::timestamptz`, `unnest($1::text[], $2::int[])`. That also keeps one prepared
 statement per text, where psycopg's own dumpers would prepare anew for each width of integer, and it
-is what makes arrays affordable: psycopg spends 4.6 µs an element, this 0.1 (256 x 200 characters).
+is what makes arrays affordable: psycopg spends 2 to 4 µs an element, this 0.05 for an id and 0.5 for
+200 characters of JSON to be escaped.
 """
 
 from __future__ import annotations

@@ -67,6 +67,17 @@ def open_way(path: Path) -> None:
             folder.chmod(mode | stat.S_IXOTH)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether the id belongs to any process, whoever's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def is_postgres(pid: int, cluster: Path | None = None) -> bool:
     """Whether the id belongs to a live postgres, no zombie; with `cluster`, to that folder's postmaster.
 

@@ -73,7 +73,7 @@ class GrpcDoor:
 
     async def close(self) -> None:
         """See Door."""
-        await self.channel.close()
+        await self.channel.close(None)
 
 
 @contextmanager

@@ -81,13 +81,17 @@ def check(event: Recorded) -> None:
     """Raises jsonschema.ValidationError for a payload that the reference would not send. Does nothing
     where the schemas are not at hand."""
     if SCHEMAS.is_dir():
-        _validator(f"{_GROUP_MESSAGES.get(event.exchange, event.exchange)}-message.json").validate(event.payload)
+        _validator(f"{_GROUP_MESSAGES.get(event.exchange, event.exchange)}-message.json").validate(
+            event.payload
+        )
 
 
 @cache
 def _validator(name: str) -> jsonschema.Draft7Validator:
     return jsonschema.Draft7Validator(
-        {"$ref": f"/schemas/queue/v1/{name}#"}, registry=_registry(), format_checker=jsonschema.FormatChecker()
+        {"$ref": f"/schemas/queue/v1/{name}#"},
+        registry=_registry(),
+        format_checker=jsonschema.FormatChecker(),
     )
 
 

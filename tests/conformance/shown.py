@@ -34,7 +34,9 @@ def moment(stamp: Timestamp) -> datetime:
 
 def ids(items: Iterable[Any]) -> list[str]:
     """Task ids of claims, of named tasks, or of tasks with their status."""
-    return [item.task_id if "task_id" in item.DESCRIPTOR.fields_by_name else item.status.task_id for item in items]
+    return [
+        item.task_id if "task_id" in item.DESCRIPTOR.fields_by_name else item.status.task_id for item in items
+    ]
 
 
 def status_json(status: TaskStatus) -> dict[str, Any]:

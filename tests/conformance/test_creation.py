@@ -72,7 +72,7 @@ async def test_dates_are_cut_to_milliseconds(queue: Queue) -> None:
     task_id = new_id()
     base = now().replace(microsecond=123_000)
 
-    def dates(nanos: int) -> dict[str, Timestamp]:
+    def dates(nanos: int) -> dict[str, Any]:
         return {
             name: Timestamp(seconds=int((base + offset).timestamp()), nanos=123_000_000 + nanos)
             for name, offset in (
@@ -94,13 +94,11 @@ async def test_dates_are_cut_to_milliseconds(queue: Queue) -> None:
 async def test_both_ways_to_name_the_queue(queue: Queue) -> None:
     """Q-005 Q-006: either form, the same definition with all three ids."""
     by_id = await queue.create(created=at(), deadline=at(hours=1))
-    halves = {"task_queue_id": None, "provisioner_id": "prov", "worker_type": "work"}
+    halves: dict[str, Any] = {"task_queue_id": None, "provisioner_id": "prov", "worker_type": "work"}
     task = await queue.task((await queue.create(**halves)).task_id)
     for named in (task, await queue.task(by_id.task_id), by_id):
         assert (named.provisioner_id, named.worker_type, named.task_queue_id) == ("prov", "work", QUEUE)
-    again = definition(
-        **halves, created=(await queue.task(by_id.task_id)).created, deadline=by_id.deadline
-    )
+    again = definition(**halves, created=(await queue.task(by_id.task_id)).created, deadline=by_id.deadline)
     assert (await queue("CreateTask", task_id=by_id.task_id, task=again)).status == by_id
 
 
@@ -146,22 +144,22 @@ async def test_object_keys_have_no_order(queue: Queue) -> None:
 
 
 OTHER_VALUES: list[dict[str, Any]] = [
-        {"task_queue_id": "prov/other"},
-        {"scheduler_id": "other", "task_group_id": new_id()},
-        {"project_id": "other"},
-        {"task_group_id": new_id()},
-        {"requires": Requires.REQUIRES_ALL_RESOLVED},
-        {"routes": ["r1"]},
-        {"routes": ["r2", "r1"]},
-        {"priority": "low"},
-        {"retries": 4},
-        {"deadline": at(hours=2)},
-        {"expires": at(days=3)},
-        {"scopes": ["s2", "s1"]},
-        {"payload": '{"a":2}'},
-        {"metadata": metadata(name="other")},
-        {"tags": {"k": "other"}},
-        {"extra": '{"a":2}'},
+    {"task_queue_id": "prov/other"},
+    {"scheduler_id": "other", "task_group_id": new_id()},
+    {"project_id": "other"},
+    {"task_group_id": new_id()},
+    {"requires": Requires.REQUIRES_ALL_RESOLVED},
+    {"routes": ["r1"]},
+    {"routes": ["r2", "r1"]},
+    {"priority": "low"},
+    {"retries": 4},
+    {"deadline": at(hours=2)},
+    {"expires": at(days=3)},
+    {"scopes": ["s2", "s1"]},
+    {"payload": '{"a":2}'},
+    {"metadata": metadata(name="other")},
+    {"tags": {"k": "other"}},
+    {"extra": '{"a":2}'},
 ]
 
 
@@ -187,7 +185,7 @@ async def test_a_repeat_with_another_value(queue: Queue, subtests: pytest.Subtes
 async def test_a_repeat_with_other_dependencies(queue: Queue) -> None:
     """Q-010: the order of dependencies counts."""
     a, b = [(await queue.create()).task_id for _ in range(2)]
-    dates = {"created": at(), "deadline": at(minutes=30)}
+    dates: dict[str, Any] = {"created": at(), "deadline": at(minutes=30)}
     first = await queue.create(dependencies=[a, b], **dates)
     with refused("RequestConflict"):
         await queue.create(first.task_id, dependencies=[b, a], **dates)
@@ -218,23 +216,23 @@ async def test_malformed_task_ids(queue: Queue) -> None:
 
 
 DATES: list[tuple[dict[str, dict[str, float]], bool]] = [
-        ({"created": {"minutes": -16}}, False),
-        ({"created": {"minutes": -14}}, True),
-        ({"created": {"minutes": 16}}, False),
-        ({"created": {"minutes": 14}}, True),
-        ({"created": {"minutes": 10}, "deadline": {"minutes": 9}}, False),
-        ({"created": {"minutes": -10}, "deadline": {"seconds": -5}}, False),
-        ({"deadline": {"days": 5}}, True),
-        ({"deadline": {"days": 5, "minutes": 14}}, True),
-        ({"deadline": {"days": 5, "minutes": 16}}, False),
-        ({"deadline": {"hours": 2}, "expires": {"hours": 1}}, False),
+    ({"created": {"minutes": -16}}, False),
+    ({"created": {"minutes": -14}}, True),
+    ({"created": {"minutes": 16}}, False),
+    ({"created": {"minutes": 14}}, True),
+    ({"created": {"minutes": 10}, "deadline": {"minutes": 9}}, False),
+    ({"created": {"minutes": -10}, "deadline": {"seconds": -5}}, False),
+    ({"deadline": {"days": 5}}, True),
+    ({"deadline": {"days": 5, "minutes": 14}}, True),
+    ({"deadline": {"days": 5, "minutes": 16}}, False),
+    ({"deadline": {"hours": 2}, "expires": {"hours": 1}}, False),
 ]
 
 
 async def test_dates(queue: Queue, subtests: pytest.Subtests) -> None:
     """Q-014 Q-015 Q-016 Q-017: how far created, deadline and expires may lie."""
     for fields, accepted in DATES:
-        dates = {name: at(**offset) for name, offset in fields.items()}
+        dates: dict[str, Any] = {name: at(**offset) for name, offset in fields.items()}
         with subtests.test(str(fields)), nullcontext() if accepted else refused("InputError"):
             await queue.create(**dates)
 
@@ -268,7 +266,9 @@ async def test_scopes_with_two_stars(queue: Queue) -> None:
     with refused("InputError"):
         await queue.create(scopes=["abc**"])
     with refused("InsufficientScopes"):
-        await queue.having(*scopes_to_create())("CreateTask", task_id=new_id(), task=definition(scopes=["abc**"]))
+        await queue.having(*scopes_to_create())(
+            "CreateTask", task_id=new_id(), task=definition(scopes=["abc**"])
+        )
 
 
 async def test_unknown_properties(queue: Queue) -> None:
@@ -284,7 +284,7 @@ async def test_metadata_is_required(queue: Queue) -> None:
     """Q-020: each of the four."""
     for missing in ("name", "description", "owner", "source"):
         broken = metadata()
-        broken.ClearField(missing)  # type: ignore[arg-type]
+        broken.ClearField(missing)
         with refused("InputValidationError", missing):
             await queue.create(metadata=broken)
 
@@ -299,34 +299,34 @@ async def test_metadata_sources(queue: Queue) -> None:
 
 
 BROKEN_RULES: list[dict[str, Any]] = [
-        {"routes": [f"r{n}" for n in range(65)]},
-        {"routes": ["a", "a"]},
-        {"routes": [""]},
-        {"routes": ["a" * 250]},
-        {"retries": 50},
-        {"retries": -1},
-        {"task_queue_id": None, "provisioner_id": "prov", "worker_type": "Work"},
-        {"task_queue_id": "prov/Work"},
-        {"task_queue_id": "prov/work-"},
-        {"task_queue_id": "prov"},
-        {"task_queue_id": "a" * 39 + "/work"},
-        {"scheduler_id": ""},
-        {"scheduler_id": "a" * 39},
-        {"project_id": "a b"},
-        {"task_group_id": "nothing"},
-        {"dependencies": ["nothing"]},
-        {"scopes": ["tab\t"]},
-        {"tags": {"k": "v" * 4097}},
-        {"priority": 99},
-        {"created": None},
-        {"deadline": None},
-        {"payload": None},
-        {"metadata": None},
-        {"payload": "[]"},
-        {"payload": "{"},
-        {"extra": "1"},
-        {"metadata": metadata(name="n" * 256)},
-        {"metadata": metadata(description="d" * 32769)},
+    {"routes": [f"r{n}" for n in range(65)]},
+    {"routes": ["a", "a"]},
+    {"routes": [""]},
+    {"routes": ["a" * 250]},
+    {"retries": 50},
+    {"retries": -1},
+    {"task_queue_id": None, "provisioner_id": "prov", "worker_type": "Work"},
+    {"task_queue_id": "prov/Work"},
+    {"task_queue_id": "prov/work-"},
+    {"task_queue_id": "prov"},
+    {"task_queue_id": "a" * 39 + "/work"},
+    {"scheduler_id": ""},
+    {"scheduler_id": "a" * 39},
+    {"project_id": "a b"},
+    {"task_group_id": "nothing"},
+    {"dependencies": ["nothing"]},
+    {"scopes": ["tab\t"]},
+    {"tags": {"k": "v" * 4097}},
+    {"priority": 99},
+    {"created": None},
+    {"deadline": None},
+    {"payload": None},
+    {"metadata": None},
+    {"payload": "[]"},
+    {"payload": "{"},
+    {"extra": "1"},
+    {"metadata": metadata(name="n" * 256)},
+    {"metadata": metadata(description="d" * 32769)},
 ]
 
 

@@ -34,8 +34,8 @@ async def test_a_claim_runs_out(queue: Queue) -> None:
 
 async def test_claims_run_out_until_no_retries_are_left(queue: Queue) -> None:
     """Q-136 Q-139: then the task stays an exception, which counts as resolved."""
-    task_id = (await queue.running(retries=2)).status.task_id
-    waiting = await queue.create(dependencies=[task_id], requires=ALL_RESOLVED)
+    task_id = (await queue.running(retries=2, deadline=at(hours=4))).status.task_id
+    waiting = await queue.create(dependencies=[task_id], requires=ALL_RESOLVED, deadline=at(hours=4))
     for left in (1, 0):
         await queue.pass_time(minutes=21)
         assert await queue.expire_claims() == 1

@@ -37,7 +37,9 @@ async def test_the_same_report_again(queue: Queue, outcome: str) -> None:
     assert await queue.resolve(status.task_id, outcome) == status
     events = await queue.published()
     assert [events[0]] == first.of(events[0].exchange)
-    for other in {"completed", "failed", "malformed-payload", "internal-error", "worker-shutdown"} - {outcome}:
+    for other in {"completed", "failed", "malformed-payload", "internal-error", "worker-shutdown"} - {
+        outcome
+    }:
         with refused("RequestConflict"):
             await queue.resolve(status.task_id, other)
     assert await queue.status(status.task_id) == status
@@ -74,7 +76,9 @@ async def test_scopes(queue: Queue) -> None:
     for method, fields in reports.items():
         for asked in (task_id, new_id(), "malformed"):
             with refused("InsufficientScopes"):
-                await queue.having(f"queue:resolve-task:{task_id}/1")(method, task_id=asked, run_id=0, **fields)
+                await queue.having(f"queue:resolve-task:{task_id}/1")(
+                    method, task_id=asked, run_id=0, **fields
+                )
         with refused("InvalidRequestArguments"):
             await queue(method, task_id="malformed", run_id=0, **fields)
     await queue.having(f"queue:resolve-task:{task_id}/0")("ReportCompleted", task_id=task_id, run_id=0)
@@ -174,7 +178,9 @@ async def test_reports_after_the_deadline(queue: Queue, outcome: str) -> None:
     task_id = (await queue.running(deadline=at(minutes=5))).status.task_id
     await queue.pass_time(minutes=5, seconds=30)
     status = await queue.resolve(task_id, outcome)
-    assert state(status) == {"internal-error": "exception", "worker-shutdown": "pending"}.get(outcome, outcome)
+    assert state(status) == {"internal-error": "exception", "worker-shutdown": "pending"}.get(
+        outcome, outcome
+    )
 
 
 async def test_reports_on_an_older_run(queue: Queue) -> None:

@@ -182,7 +182,9 @@ async def test_cancel_a_running_task(queue: Queue) -> None:
     assert (f"{run.worker_group}/{run.worker_id}", run.taken_until) == (WORKER, claim.taken_until)
     assert status.retries_left == 5
     event = (await queue.published()).one("task-exception")
-    assert f"{event.payload['workerGroup']}/{event.payload['workerId']}" == WORKER == "/".join(event.words[3:5])
+    assert (
+        f"{event.payload['workerGroup']}/{event.payload['workerId']}" == WORKER == "/".join(event.words[3:5])
+    )
     with refused("RequestConflict"):
         await queue.worker(claim.credentials)("ReclaimTask", task_id=task_id, run_id=0)
 

@@ -14,7 +14,7 @@ from grpc.aio import AioRpcError
 
 from server.domain import slugid
 from tcqueue.v1.run_pb2 import ReasonResolved
-from tcqueue.v1.task_pb2 import CreateTaskRequest, TaskDefinition
+from tcqueue.v1.task_pb2 import CreateTaskRequest, Requires, TaskDefinition
 from tests.streams.harness import (
     COMPLETED,
     EXCEPTION,
@@ -57,7 +57,7 @@ class Load:
             task = definition(retries=RETRIES, tags={"n": str(n)})
             if earlier and n % 3 == 2:
                 task.dependencies.append(earlier)
-                task.requires = 2  # all-resolved
+                task.requires = Requires.REQUIRES_ALL_RESOLVED
                 self.waits[task_id] = earlier
             self.definitions[task_id] = task
             earlier = task_id
@@ -139,9 +139,7 @@ def ending(key: Key) -> tuple[Any, Any]:
     return COMPLETED, 0
 
 
-def reconcile(
-    load: Load, tasks: Sequence[Any], runs: Sequence[Any], outbox: Sequence[tuple[int, str]]
-) -> Counter[str]:
+def reconcile(load: Load, tasks: Sequence[Any], runs: Sequence[Any], outbox: Sequence[Any]) -> Counter[str]:
     """Compares what was asked for, the tables, and the event log; returns how many runs ended how.
 
     `tasks` are (id, retries left, last run, resolved); `runs` (task, run, state, reason created, reason

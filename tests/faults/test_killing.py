@@ -67,7 +67,7 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
         clients = []
         for server in servers:
             channel = grpc.aio.insecure_channel(server.address, options=CHANNEL_OPTIONS)
-            stack.push_async_callback(channel.close)
+            stack.push_async_callback(channel.close, None)
             clients.append(Client(channel, metadata))
         turns = cycle(clients)
         work = [

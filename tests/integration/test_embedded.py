@@ -98,8 +98,8 @@ def test_a_postmaster_killed_by_others_is_restarted(private_postgres: EmbeddedPo
     assert ask(private_postgres.dsn, "select 1") == 1
 
 
-def test_a_stale_pid_file_does_not_stop_the_start(tmp_path: Path, private_postgres: EmbeddedPostgres) -> None:
-    pid_file = tmp_path / "pg" / "postgres" / "postmaster.pid"
+def test_a_stale_pid_file_does_not_stop_the_start(private_postgres: EmbeddedPostgres) -> None:
+    pid_file = private_postgres.data_dir / "postgres" / "postmaster.pid"
     stale = pid_file.read_text().splitlines()
     private_postgres.kill()
     for pid in (os.getppid(), 2**22 - 3):  # a live process that is no postgres, and none at all
@@ -122,11 +122,22 @@ def test_a_killed_owners_server_is_replaced(tmp_path: Path, owner: tuple[subproc
     process, postmaster = owner
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert embedded.running_dsn(tmp_path) is not None
     server = embedded.start(tmp_path, fast=True)
     assert server.pid != postmaster
     assert ask(server.dsn, "select 1") == 1
     server.stop()
     assert embedded.running_dsn(tmp_path) is None
+
+
+def test_an_abandoned_server_can_be_ended(tmp_path: Path, owner: tuple[subprocess.Popen[str], int]) -> None:
+    with pytest.raises(EmbeddedError, match="another tcqueue"):
+        embedded.stop_abandoned(tmp_path)
+    owner[0].kill()
+    owner[0].wait()
+    embedded.stop_abandoned(tmp_path)
+    assert embedded.running_dsn(tmp_path) is None
+    embedded.stop_abandoned(tmp_path)
 
 
 def test_running_dsn_of_a_folder_without_a_server(tmp_path: Path) -> None:
@@ -164,13 +175,13 @@ def test_a_cluster_of_another_version_is_left_alone(tmp_path: Path, content: str
         embedded.start(tmp_path)
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path, private_postgres: EmbeddedPostgres) -> None:
+def test_a_server_that_cannot_start_says_why(private_postgres: EmbeddedPostgres) -> None:
     private_postgres.stop()
-    control = tmp_path / "pg" / "postgres" / "global" / "pg_control"
+    control = private_postgres.data_dir / "postgres" / "global" / "pg_control"
     kept = control.read_bytes()
     control.write_bytes(b"\0" * len(kept))
     with pytest.raises(EmbeddedError, match=r"PostgreSQL did not start:\n(.*\n)*.*FATAL"):
-        embedded.start(tmp_path / "pg")
+        embedded.start(private_postgres.data_dir)
 
 
 def test_without_the_wheel_the_error_names_the_way_out(

@@ -28,16 +28,27 @@ class Guard:
             connection.execute(settings.encode())
 
     def run(self, statement: LiteralString, *parameters: Any) -> list[Node]:
-        """Runs a statement with parameters; the nodes of its plan, the top one first."""
-        name = sql.Identifier(f"guarded_{abs(hash(statement))}")
-        self._connection.execute(sql.SQL("PREPARE {} AS ").format(name) + sql.SQL(statement))
+        """Prepares and runs a statement with parameters; the nodes of its plan, the top one first."""
+        self.prepare(statement)
+        return self.execute(statement, *parameters)
+
+    def prepare(self, statement: LiteralString) -> None:
+        """Prepares a statement, as a pool's connection does at its first use."""
+        self._connection.execute(sql.SQL("PREPARE {} AS ").format(_name(statement)) + sql.SQL(statement))
+
+    def execute(self, statement: LiteralString, *parameters: Any) -> list[Node]:
+        """Runs a prepared statement; the nodes of its plan, the top one first."""
         given = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, parameters)))
         row = self._connection.execute(
-            sql.SQL("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE {}").format(name)
+            sql.SQL("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE {}").format(_name(statement))
             + (given if parameters else sql.SQL(""))
         ).fetchone()
         assert row is not None
         return list(_nodes(row[0][0]["Plan"]))
+
+
+def _name(statement: LiteralString) -> sql.Identifier:
+    return sql.Identifier(f"guarded_{abs(hash(statement))}")
 
 
 def scans(nodes: Sequence[Node], table: str) -> list[Node]:

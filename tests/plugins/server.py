@@ -24,13 +24,13 @@ from server.config import Settings
 from server.loops.base import Loop
 from server.services import Services
 from server.validation import RequestValidator
+from tcqueue.v1.claim_pb2 import Claim, TaskCredentials
+from tcqueue.v1.run_pb2 import ReasonResolved
+from tcqueue.v1.task_pb2 import TaskDefinition, TaskStatus
 from tests.conformance import recording
 from tests.conformance.building import QUEUE, WORKER, definition, new_id
 from tests.conformance.door import METHODS, Door, GrpcDoor
 from tests.conformance.recording import Published
-from tcqueue.v1.claim_pb2 import Claim, TaskCredentials
-from tcqueue.v1.run_pb2 import ReasonResolved
-from tcqueue.v1.task_pb2 import TaskDefinition, TaskStatus
 
 _INSTANTS = {
     "tasks": ("deadline", "expires"),
@@ -174,7 +174,7 @@ class Queue(Caller):
 
     async def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Asks the database itself."""
-        return await self.services.db.fetch(statement, parameters)  # type: ignore[arg-type]
+        return await self.services.db.fetch(statement, parameters)
 
     async def round(self, name: str) -> int:
         """Rounds of a loop until it finds nothing more; returns how much it handled."""

@@ -13,8 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2
-from grpc_status.rpc_status import aio as rpc_status
+from google.rpc import error_details_pb2, status_pb2
 
 from server import app
 from server.config import Settings
@@ -111,11 +110,12 @@ async def failure_of(call: Any) -> Failure:
     async with asyncio.timeout(PATIENCE_S):
         code = await call.code()
         message = await call.details() or ""
-        status = await rpc_status.from_call(call)
+        trailers = await call.trailing_metadata() or ()
     info = error_details_pb2.ErrorInfo()
-    for detail in status.details if status is not None else ():
-        if detail.Unpack(info):
-            break
+    for key, value in trailers:
+        if key == "grpc-status-details-bin":
+            for detail in status_pb2.Status.FromString(value).details:
+                detail.Unpack(info)
     return Failure(code, info.reason, message)
 
 
@@ -123,7 +123,7 @@ class Client:
     """One caller on one channel."""
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
-        self.channel = channel
+        self.channel: Any = channel
         self.metadata = metadata
         self.stub: Any = QueueStub(channel)
 
@@ -417,7 +417,7 @@ class Cluster:
     async def client(self, address: str, metadata: Metadata | None = None) -> Client:
         """A client with a connection of its own; root unless told otherwise."""
         channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stack.push_async_callback(channel.close)
+        self._stack.push_async_callback(channel.close, None)
         return Client(channel, self.metadata if metadata is None else metadata)
 
     @asynccontextmanager

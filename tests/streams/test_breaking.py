@@ -42,9 +42,7 @@ async def leased(server: Instance, task_id: str, run_id: int = 0) -> float:
     """Returns once a run has a lease: how many seconds of it are left."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            (left,) = await server.run_row(
-                task_id, run_id, "extract(epoch from lease_until - now())::float8"
-            )
+            (left,) = await server.run_row(task_id, run_id, "extract(epoch from lease_until - now())::float8")
             if left is not None:
                 return float(left)
             await asyncio.sleep(0.01)
@@ -267,9 +265,7 @@ async def test_a_frozen_peer_is_found(cluster: Cluster) -> None:
 
 async def test_a_slow_reader_is_bounded(cluster: Cluster) -> None:
     """A worker that asks and never reads is not read any more, and then given up."""
-    server = await cluster.start(
-        stream_send_buffer=16, stream_ping_interval_s=0.2, stream_pong_timeout_s=0.4
-    )
+    server = await cluster.start(stream_send_buffer=16, stream_ping_interval_s=0.2, stream_pong_timeout_s=0.4)
     root = await cluster.client(server.address)
     stream = Stream(root, reading=False)
     opening = ClaimWorkOpen(task_queue_id=QUEUE, worker_group="g", worker_id="w1", slots=1)

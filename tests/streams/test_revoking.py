@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -25,10 +26,11 @@ class Scene:
     elsewhere: Client
     other: Instance
 
-    async def lost(self, reason: RevocationReason) -> None:
+    async def lost(self, reason: Any) -> None:
         """The stream is told so, and its slot is free again."""
         revoked = await self.stream.revoked()
-        assert (revoked.task_id, revoked.run_id, revoked.reason) == (self.task_id, 0, reason)
+        assert (revoked.task_id, revoked.run_id) == (self.task_id, 0)
+        assert revoked.reason == reason
         another = await self.here.create()
         while (claim := await self.stream.claim()).status.task_id != another:
             # A retry of the lost run comes first.
@@ -86,9 +88,7 @@ async def test_claim_expired(scene: Scene) -> None:
 async def test_resolved_elsewhere_with_the_runs_own_credentials(scene: Scene) -> None:
     """Q-106: the credentials of the claim suffice to report."""
     credentials = scene.claim.credentials
-    worker = scene.elsewhere.having(
-        credentials.client_id, credentials.access_token, credentials.certificate
-    )
+    worker = scene.elsewhere.having(credentials.client_id, credentials.access_token, credentials.certificate)
     response = await worker("ReportCompleted", ReportCompletedRequest(task_id=scene.task_id, run_id=0))
     assert response.status.state == TaskState.TASK_STATE_COMPLETED
     revoked = await scene.stream.revoked()
