@@ -15,6 +15,8 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -253,7 +255,8 @@ class GrpcDoor:
         self._server.add_generic_rpc_handlers((rpc.generic_handler(QUEUE.full_name, pipeline),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (QUEUE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        pool: Any = _MethodsToo()
+        reflection.enable_server_reflection(names, self._server, pool)
 
     async def open(self) -> int:
         """Binds and starts; returns the port. Raises SettingsError when the address cannot be had."""
@@ -279,6 +282,26 @@ class GrpcDoor:
         stopping = asyncio.create_task(self._server.stop(grace))
         await services.dispatcher.drain("shutdown", grace / 2)
         await stopping
+
+
+class _MethodsToo:
+    """The descriptor pool for reflection; it finds methods as well, which `grpcurl describe` asks for."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
+        """The file of a message, enum, service, or method."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service = self._pool.FindServiceByName(symbol.rpartition(".")[0])
+            if symbol.rpartition(".")[2] not in service.methods_by_name:
+                raise
+            return service.file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
 
 
 def tls_credentials(settings: Settings) -> grpc.ServerCredentials | None:

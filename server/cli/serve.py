@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import signal
+import sys
 from typing import Any
 
 import click
@@ -72,7 +73,7 @@ def serve(processes: int, as_json: bool, child: int | None, **overrides: Any) ->
     """
     settings = read_settings(**overrides)
     # For the question "what is it doing?": every thread's stack goes to the error output.
-    faulthandler.register(signal.SIGUSR1)
+    faulthandler.register(signal.SIGUSR1, file=sys.__stderr__ or sys.stderr)
     try:
         logs.configure(settings, **({} if child is None else {"process": child}))
         if child is not None:

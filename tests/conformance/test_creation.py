@@ -137,7 +137,7 @@ async def test_an_identical_repeat(queue: Queue) -> None:
 
 async def test_object_keys_have_no_order(queue: Queue) -> None:
     """Q-009: JSON objects are compared by value."""
-    dates = {"created": at(), "deadline": at(hours=1)}
+    dates: dict[str, Any] = {"created": at(), "deadline": at(hours=1)}
     first = await queue.create(payload='{"a": 1, "b": {"c": 2, "d": 3}}', extra='{"x":1,"y":2}', **dates)
     again = definition(payload='{"b":{"d":3,"c":2},"a":1}', extra='{"y":2,"x":1}', **dates)
     assert (await queue("CreateTask", task_id=first.task_id, task=again)).status == first
@@ -349,7 +349,7 @@ async def test_extremes_that_are_accepted(queue: Queue) -> None:
 
 async def test_priority_normal_is_lowest(queue: Queue) -> None:
     """Q-025 T-38: accepted by createTask and kept as lowest, refused by the newer calls."""
-    dates = {"created": at(), "deadline": at(hours=1)}
+    dates: dict[str, Any] = {"created": at(), "deadline": at(hours=1)}
     caller = queue.having(*scopes_to_create(priority="lowest"))
     task_id = new_id()
     status = (await caller("CreateTask", task_id=task_id, task=definition(priority="normal", **dates))).status

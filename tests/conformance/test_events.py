@@ -114,7 +114,7 @@ async def test_which_words_each_exchange_has(queue: Queue) -> None:
 
 
 async def test_routes(queue: Queue) -> None:
-    """Q-150 Q-153 T-58: each of the task's routes, word for word, on every event of the task; none on groups'."""
+    """Q-150 Q-153 T-58: each of the task's routes, word for word, on each of its events; none on groups'."""
     events, _ = await everything(queue)
     for event in events:
         routes = [] if event.exchange.startswith("task-group-") else FULL["routes"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 from server.domain import slugid
@@ -142,7 +143,7 @@ async def test_thousands_of_tasks(queue: Queue) -> None:
     layers = [[slugid.nice() for _ in range(500)] for _ in range(6)]
     chosen = random.Random(1)
     edges: dict[str, list[str]] = {task_id: [] for task_id in layers[0]}
-    for above, layer in zip(layers, layers[1:], strict=False):
+    for above, layer in pairwise(layers):
         edges.update({task_id: chosen.sample(above, 3) for task_id in layer})
     shuffled = list(edges.items())
     chosen.shuffle(shuffled)

@@ -130,7 +130,7 @@ async def test_rerun_gives_the_retries_back(queue: Queue) -> None:
 
 
 async def test_the_limit_of_runs(queue: Queue) -> None:
-    """Q-084 Q-085 T-36: retries are capped so that no task gets more than 50 runs, and the 51st is refused."""
+    """Q-084 Q-085 T-36: retries are capped so that there are never more than 50 runs; the 51st is refused."""
     task_id = (await queue.resolved("canceled", retries=5)).task_id
     left = []
     for _ in range(49):

@@ -210,7 +210,7 @@ LISTS: list[tuple[str, str, dict[str, str]]] = [
 
 
 async def test_pages(queue: Queue) -> None:
-    """Q-194 Q-238 T-48: one of two, then the other without a token; a token without a limit gives the rest."""
+    """Q-194 Q-238 T-48: one of two, then the other without a token; without a limit all the rest."""
     for n in "123":
         await declare(queue, worker=f"group/w{n}")
         await declare(queue, f"prov/work{n}")

@@ -62,7 +62,7 @@ class ServerProcess:
         """kill -9."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
-            await self._process.wait()
+            await self._process.communicate()
 
     def freeze(self) -> None:
         """SIGSTOP: nothing runs, sockets stay open."""
@@ -76,7 +76,9 @@ class ServerProcess:
         """SIGTERM; the exit status once it has drained."""
         self._signal(signal.SIGTERM)
         assert self._process is not None
-        return await asyncio.wait_for(self._process.wait(), _START_S)
+        await asyncio.wait_for(self._process.communicate(), _START_S)
+        assert self._process.returncode is not None
+        return self._process.returncode
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -177,6 +177,7 @@ async def test_what_a_worker_says_it_holds(cluster: Cluster, server: Instance, r
     first, foreign = await root.work("w1", slots=4), await root.work("w2", slots=0)
     own, done, canceled, shut = await root.create_many(4, retries=1)
     claims = {claim.status.task_id: claim for claim in await first.started(4)}
+    await first.slots(0)
     await first.resolve(claims[done])
     await first.resolved()
     await first.resolve(
@@ -186,7 +187,6 @@ async def test_what_a_worker_says_it_holds(cluster: Cluster, server: Instance, r
     await running(root, canceled)
     await root("CancelTask", CancelTaskRequest(task_id=canceled))
     await first.revoked()
-    await first.slots(0)
     await foreign.slots(1)
     theirs = await foreign.claim()
     await foreign.accept(theirs)

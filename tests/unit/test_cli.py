@@ -319,7 +319,7 @@ def test_no_queue_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             Failure(grpc.StatusCode.PERMISSION_DENIED, "you lack x", "INSUFFICIENT_SCOPES"),
             "you lack x",
-            "this was without credentials",
+            "you called without credentials",
         ),
         (
             Failure(
