@@ -86,6 +86,7 @@ class HttpDoor:
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
 
     async def open(self) -> int:
         """Binds and starts; returns the port. Raises SettingsError when the address cannot be had."""
@@ -100,6 +101,7 @@ class HttpDoor:
         except (OSError, ValueError) as e:
             listener.close()
             raise SettingsError(f"cannot listen on {self._address} (TCQUEUE_HTTP_LISTEN): {e}") from e
+        self._listener = listener
         self._task = asyncio.create_task(self._server.serve([listener]))
         return int(listener.getsockname()[1])
 
@@ -108,6 +110,8 @@ class HttpDoor:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+        if self._listener is not None:
+            self._listener.close()
 
 
 class _Server(uvicorn.Server):

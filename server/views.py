@@ -31,7 +31,7 @@ REASON_WORDS = {number: word for word, number in REASONS_RESOLVED.items()}
 
 def stamp(moment: datetime) -> Timestamp:
     """An instant as a timestamp in whole milliseconds."""
-    return Timestamp(seconds=int(moment.timestamp()), nanos=moment.microsecond // 1000 * 1_000_000)
+    return Timestamp(seconds=int(moment.timestamp() // 1), nanos=moment.microsecond // 1000 * 1_000_000)
 
 
 def run_message(run: RunFacts) -> Run:

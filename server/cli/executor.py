@@ -100,18 +100,28 @@ class Executor:
     async def _run(self, run: HeldRun, job: Job, log: BinaryIO, folder: Path) -> Result:
         _write_privately(folder / "credentials.json", _credentials(run))
         began = time.monotonic()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-I", "-S", _GUARD),
-            *job.argv,
-            stdin=PIPE,
-            stdout=PIPE if self._echo else log,
-            stderr=asyncio.subprocess.STDOUT,
-            cwd=folder / "work",
-            env=self._environment(run, job, folder),
-            start_new_session=True,
-        )
-        copying = asyncio.create_task(self._copy(run, process, log))
+        # A pipe of our own: one of asyncio's would make `wait` wait for whatever holds its other end.
+        output, given = os.pipe() if self._echo else (None, None)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-I", "-S", _GUARD),
+                *job.argv,
+                stdin=PIPE,
+                stdout=log if given is None else given,
+                stderr=asyncio.subprocess.STDOUT,
+                cwd=folder / "work",
+                env=self._environment(run, job, folder),
+                start_new_session=True,
+            )
+        except BaseException:
+            if output is not None:
+                os.close(output)
+            raise
+        finally:
+            if given is not None:
+                os.close(given)
+        copying = asyncio.create_task(self._copy(run, output, log))
         try:
             async with asyncio.timeout(job.max_run_time_s):
                 code = await process.wait()
@@ -132,13 +142,20 @@ class Executor:
             return INTERMITTENT_TASK
         return COMPLETED if code == 0 else FAILED
 
-    async def _copy(self, run: HeldRun, process: Process, log: BinaryIO) -> None:
-        if process.stdout is None or self._echo is None:
+    async def _copy(self, run: HeldRun, output: int | None, log: BinaryIO) -> None:
+        if output is None or self._echo is None:
             return
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(output, "rb", buffering=0)
+        )
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        while data := await process.stdout.read(_CHUNK):
-            log.write(data)
-            self._echo(run, decoder.decode(data))
+        try:
+            while data := await reader.read(_CHUNK):
+                log.write(data)
+                self._echo(run, decoder.decode(data))
+        finally:
+            transport.close()
 
     def _note(self, run: HeldRun, log: BinaryIO, text: str) -> None:
         line = f"[tcqueue {datetime.now(UTC):%H:%M:%S}] {text}\n"

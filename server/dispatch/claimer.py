@@ -241,17 +241,17 @@ class Claimer:
         """
         left: dict[str, int] = {}
         for stream_id, session in list(islice(self._ready.items(), limit)):
-            free = session.free
-            del self._ready[stream_id]
-            if free:
-                left[stream_id] = free
+            if session.free:
+                left[stream_id] = session.free
+            else:
+                del self._ready[stream_id]
         slots: list[Session] = []
         busy = asyncio.get_running_loop().time() - self._served_at < BUSY_S
         while left and len(slots) < limit:
             for stream_id in list(left):
                 share = min(CHUNK if busy else 1, left[stream_id], limit - len(slots))
-                session = self.sessions[stream_id]
-                self._ready[stream_id] = session
+                # To the end of the line; whoever is not reached keeps their place.
+                session = self._ready[stream_id] = self._ready.pop(stream_id)
                 slots += [session] * share
                 left[stream_id] -= share
                 if not left[stream_id]:

@@ -146,7 +146,7 @@ async def _create(
             outcomes.append(_created(item, plan.blockers(index) == 0, created[item.task_id], effects))
         else:
             refusal = _refusal(item, standing[item.task_id], equal) or plan.refused.get(index)
-            outcomes.append(refusal or _repeated(facts[item.task_id], effects))
+            outcomes.append(refusal or _repeated(item, facts[item.task_id], effects))
     return outcomes, effects, [*_bookkeeping(items, inserted, plan), *insert_events(effects)]
 
 
@@ -235,9 +235,9 @@ def _refusal(item: NewTask, row: Row, equal: Equal) -> QueueError | None:
     return None
 
 
-def _repeated(facts: TaskFacts, effects: Effects) -> TaskFacts:
+def _repeated(item: NewTask, facts: TaskFacts, effects: Effects) -> TaskFacts:
     unscheduled = TaskFacts(
-        facts.task_id, facts.task_queue_id, facts.frame, facts.priority, facts.retries_left, []
+        facts.task_id, facts.task_queue_id, facts.frame, facts.priority, item.retries, []
     )
     effects.events.append(messages.task_defined(unscheduled))
     if facts.runs and facts.runs[0].state == "pending":

@@ -23,8 +23,11 @@ from tests.streams.harness import CHANNEL_OPTIONS, Client, bearer
 from tests.streams.serving import ServerProcess
 
 TASKS = 240
+
+
 class Load(L0):
     streams: list = []
+
     async def _stream(self, name, stream, held):
         self.streams.append(stream)
         print("open", name, list(held)[:2], flush=True)
@@ -33,6 +36,8 @@ class Load(L0):
         finally:
             print("closed", name, len(held), flush=True)
             self.streams.remove(stream)
+
+
 CREATORS = 4
 WORKERS = 6
 
@@ -87,27 +92,43 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
             asyncio.create_task(load.create(lambda: next(turns), TASKS // CREATORS)) for _ in range(CREATORS)
         ]
         try:
-            import time; t0=time.time()
+            import time
+
+            t0 = time.time()
+
             async def prog():
-                last=-1; same=0
+                last = -1
+                same = 0
                 while True:
-                    same = same+1 if last==len(load.finished) else 0
-                    last=len(load.finished)
-                    print(f"{time.time()-t0:.1f} finished {len(load.finished)} created {len(load.definitions)} creating {[c.done() for c in creating]} work {[c.done() for c in work]}", flush=True)
-                    if same==16:
+                    same = same + 1 if last == len(load.finished) else 0
+                    last = len(load.finished)
+                    print(
+                        f"{time.time() - t0:.1f} finished {len(load.finished)} created {len(load.definitions)} creating {[c.done() for c in creating]} work {[c.done() for c in work]}",
+                        flush=True,
+                    )
+                    if same == 16:
                         async with await psycopg.AsyncConnection.connect(durable_postgres.dsn) as c:
-                            for q in ("select state,run_id,count(*),min(offered_until),min(lease_until),min(stream_id),min(process_id),now() from runs group by 1,2","select * from processes","select count(*) from tasks where not resolved","select pid,state,query,wait_event,application_name,now()-query_start from pg_stat_activity where datname='tcqueue'"):
-                                for r in await _rows(c,q): print("  ",r)
-                        for t in asyncio.all_tasks(): t.print_stack(limit=3,file=__import__('sys').stdout)
+                            for q in (
+                                "select state,run_id,count(*),min(offered_until),min(lease_until),min(stream_id),min(process_id),now() from runs group by 1,2",
+                                "select * from processes",
+                                "select count(*) from tasks where not resolved",
+                                "select pid,state,query,wait_event,application_name,now()-query_start from pg_stat_activity where datname='tcqueue'",
+                            ):
+                                for r in await _rows(c, q):
+                                    print("  ", r)
+                        for t in asyncio.all_tasks():
+                            t.print_stack(limit=3, file=__import__("sys").stdout)
                         for c in clients:
                             print("STATE", c.channel.get_state())
-                        for w in load.streams: print(w.kinds[-5:], w.call.done(), w._ended.is_set())
+                        for w in load.streams:
+                            print(w.kinds[-5:], w.call.done(), w._ended.is_set())
                     await asyncio.sleep(0.5)
-            pt=asyncio.create_task(prog())
+
+            pt = asyncio.create_task(prog())
             for n, fault in enumerate(faults):
                 await load.reached((n + 1) * TASKS // (len(faults) + 2))
                 victim = servers[n % 2]
-                print("FAULT",fault,time.time()-t0,flush=True)
+                print("FAULT", fault, time.time() - t0, flush=True)
                 if fault in ("server", "both"):
                     await victim.kill()
                 if fault in ("postgres", "both"):
@@ -115,7 +136,7 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
                     await asyncio.to_thread(durable_postgres.restart)
                 if fault in ("server", "both"):
                     await victim.start()
-                print("FAULT END",fault,time.time()-t0,flush=True)
+                print("FAULT END", fault, time.time() - t0, flush=True)
             await asyncio.gather(*creating)
             await _all_resolved(durable_postgres.dsn)
         finally:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import psycopg
@@ -78,7 +79,7 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
         ]
         try:
             for n, fault in enumerate(faults):
-                await load.reached((n + 1) * TASKS // (len(faults) + 2))
+                await _unless_failed(load.reached((n + 1) * TASKS // (len(faults) + 2)), creating, work)
                 victim = servers[n % 2]
                 if fault in ("server", "both"):
                     await victim.kill()
@@ -88,7 +89,7 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
                 if fault in ("server", "both"):
                     await victim.start()
             await asyncio.gather(*creating)
-            await _all_resolved(durable_postgres.dsn)
+            await _unless_failed(_all_resolved(durable_postgres.dsn), work)
         finally:
             for task in (*work, *creating):
                 task.cancel()
@@ -104,6 +105,16 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
         outbox = await _rows(connection, "select id, events from outbox order by id")
     ended = reconcile(load, tasks, runs, outbox)
     assert ended["completed"] + ended["failed"] == TASKS
+
+
+async def _unless_failed(awaited: Coroutine[Any, Any, None], *workers: list[asyncio.Task[None]]) -> None:
+    """Awaits progress, and raises at once what those who should make it failed with."""
+    goal = asyncio.create_task(awaited)
+    waiting = {goal, *(task for tasks in workers for task in tasks)}
+    while not goal.done():
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
 
 async def _rows(connection: psycopg.AsyncConnection, text: str) -> list[tuple[object, ...]]:

@@ -105,7 +105,7 @@ async def test_each_task_in_order_under_concurrent_writers(
     log: EventLog, hub: LocalHub, connect: Connect
 ) -> None:
     """Writers that take several things at once, and one in ten gives up after writing its events."""
-    things, writers, rounds = 6, 6, 60
+    things, writers, rounds = 12, 6, 40
     connections = [await connect() for _ in range(writers)]
     await connections[0].execute("CREATE TABLE things (id integer PRIMARY KEY, n integer)")
     await connections[0].execute("INSERT INTO things SELECT i, 0 FROM generate_series(1, %s) i", [things])
@@ -121,6 +121,7 @@ async def test_each_task_in_order_under_concurrent_writers(
                 assert n is not None
                 told.append([thing, n[0]])
             await connection.execute(INSERT, [row(*told)])
+            await connection.execute("SELECT pg_sleep(%s)", [choice.choice([0, 0, 0.002])])
             if choice.random() < 0.1:
                 await connection.rollback()
             else:

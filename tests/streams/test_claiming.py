@@ -289,6 +289,18 @@ async def test_several_streams_are_served_fairly(root: Client) -> None:
     assert max(shares) - min(shares) <= 2, shares
 
 
+async def test_a_busy_queue_fills_every_stream(root: Client) -> None:
+    """Many free slots, a batch that cannot serve them all at once: nobody is left out."""
+    streams = [await root.work(f"w{n}", slots=4) for n in range(10)]
+    for stream in streams:
+        await stream.round_trip()
+    for _ in range(8):
+        await root.create()
+    await root.create_many(32)
+    found = await all_of(streams, "claims", 40)
+    assert [sum(1 for index, _ in found if index == n) for n in range(10)] == [4] * 10
+
+
 async def test_unary_claims_and_streams_share_a_queue(root: Client) -> None:
     stream = await root.work(slots=3)
     request = ClaimTasksRequest(task_queue_id=QUEUE, worker_group="g", worker_id="poller", tasks=3)

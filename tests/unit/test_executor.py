@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -186,16 +186,14 @@ async def test_a_command_finds_its_own_credentials_and_not_the_workers(bench: Be
 
 
 async def test_renewed_credentials_reach_a_running_command(bench: Bench) -> None:
-    command = 'mkfifo ../ready; echo > ../ready; read x < ../go; cat "$TCQUEUE_CLIENT_CREDENTIALS_FILE"'
-    run = held({"command": f"mkfifo ../go; {command}"})
-    folder = bench.places.work_dir / f"{run.task_id}-0"
+    run = held({"command": 'echo > ../ready; read x < ../go; cat "$TCQUEUE_CLIENT_CREDENTIALS_FILE"'})
+    ready, go = _fifos(bench, run, "ready", "go")
     running = asyncio.create_task(bench.executor.execute(run))
-    await _appears(folder / "ready")
-    await asyncio.to_thread((folder / "ready").read_bytes)
-    assert (folder / "credentials.json").stat().st_mode & 0o777 == 0o600
+    await asyncio.to_thread(ready.read_bytes)
+    assert (ready.parent / "credentials.json").stat().st_mode & 0o777 == 0o600
     run.renew(ReclaimedRun(credentials=TaskCredentials(client_id="fresh", access_token="f")))
     bench.executor.keep_credentials(run)
-    await asyncio.to_thread((folder / "go").write_bytes, b"\n")
+    await asyncio.to_thread(go.write_bytes, b"\n")
     assert await running == COMPLETED
     assert '"clientId": "fresh"' in bench.executor.log_file(run).read_text()
 
@@ -222,12 +220,10 @@ async def test_what_takes_too_long_fails(bench: Bench) -> None:
 
 
 async def test_a_cancelled_run_takes_its_whole_process_group_along(bench: Bench) -> None:
-    run = held({"command": "sleep 600 & echo $! > ../child; mkfifo ../ready; echo > ../ready; wait"})
-    folder = bench.places.work_dir / f"{run.task_id}-0"
+    run = held({"command": "sleep 600 & echo $! > ../ready; wait"})
+    (ready,) = _fifos(bench, run, "ready")
     running = asyncio.create_task(bench.executor.execute(run))
-    await _appears(folder / "ready")
-    await asyncio.to_thread((folder / "ready").read_bytes)
-    child = int((folder / "child").read_text())
+    child = int(await asyncio.to_thread(ready.read_bytes))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -276,22 +272,21 @@ def test_the_guard_outlives_a_polite_signal_and_reports_how_the_command_ended() 
             assert process.wait(10) == code
 
 
-async def _appears(file: Path) -> None:
-    """Returns when a file is there: the command's first sign of life."""
-    async with asyncio.timeout(20):
-        while not file.exists():
-            await asyncio.sleep(0.01)
+def _fifos(bench: Bench, run: HeldRun, *names: str) -> list[Path]:
+    """Pipes to wait on, beside the command's folder: `../name` for the command."""
+    folder = bench.places.work_dir / f"{run.task_id}-0"
+    folder.mkdir(parents=True)
+    for name in names:
+        os.mkfifo(folder / name)
+    return [folder / name for name in names]
 
 
 async def _gone(pid: int) -> None:
-    """Returns when a process has ended; a zombie that nobody waits for has."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return
-        if state == "Z":
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"process {pid} still runs")
+    """Returns when a process has ended."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with os.fdopen(handle) as watched:
+        readable, _, _ = await asyncio.to_thread(select.select, [watched], [], [], 20)
+    assert readable, f"process {pid} still runs"

@@ -1,9 +1,10 @@
 -- name: ensure_groups
 -- Makes the groups that do not exist yet, with the scheduler and expiry of their first task.
 -- $1 group ids, $2 scheduler ids, $3 expiries of the tasks; one element a task, in call order.
--- A group id whose row has expired away may still have tasks, so the counter starts with those.
+-- A group id whose row has expired away may still have tasks, so the counter starts with those. No
+-- group outlives the calendar: later dates could not be read back.
 INSERT INTO task_groups (task_group_id, scheduler_id, expires, active)
-SELECT n.task_group_id, n.scheduler_id, n.expires + interval '1 hour',
+SELECT n.task_group_id, n.scheduler_id, least(n.expires + interval '1 hour', timestamptz '9999-12-31 23:59:59.999+00'),
        (SELECT count(*) FROM tasks t WHERE t.task_group_id = n.task_group_id AND NOT t.ever_resolved)
 FROM (
     SELECT DISTINCT ON (i.task_group_id) i.task_group_id, i.scheduler_id, i.expires
@@ -84,7 +85,8 @@ ON CONFLICT DO NOTHING
 UPDATE task_groups g
 SET (active, expires) = (
         SELECT g.active + ($2::integer[])[x.n],
-               CASE WHEN g.expires < ($3::timestamptz[])[x.n] THEN ($3::timestamptz[])[x.n] + interval '1 hour'
+               CASE WHEN g.expires < ($3::timestamptz[])[x.n]
+                    THEN least(($3::timestamptz[])[x.n] + interval '1 hour', timestamptz '9999-12-31 23:59:59.999+00')
                     ELSE g.expires END
         FROM (SELECT array_position($1::text[], g.task_group_id) AS n OFFSET 0) x
     )
