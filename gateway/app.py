@@ -98,6 +98,8 @@ class HttpDoor:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             listener.bind((host.strip("[]") or "127.0.0.1", int(port)))
+            # From here on connections wait in the backlog instead of being refused.
+            listener.listen(2048)
         except (OSError, ValueError) as e:
             listener.close()
             raise SettingsError(f"cannot listen on {self._address} (TCQUEUE_HTTP_LISTEN): {e}") from e
