@@ -143,18 +143,15 @@ CREATE TABLE workers (
     PRIMARY KEY (task_queue_id, worker_group, worker_id)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
 
--- The event log: one row a transaction, holding all its events, so that an event costs its bytes
--- and not a row and two index entries. `xid` orders what a reader may already rely on: below the
--- oldest running transaction nothing can appear any more (see server/events/log.py). It is
--- meaningful inside one cluster only: after restoring a dump elsewhere, empty this table.
+-- The event log: one row a transaction, holding all its events, so that an event costs its bytes and
+-- not a row and two index entries. The id is drawn while the transaction holds its row locks, so the
+-- order of ids is the order of causes; server/events/reader.py says how a reader waits for late ones.
 CREATE TABLE outbox (
     id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    xid    xid8 NOT NULL DEFAULT pg_current_xact_id(),
     time   timestamptz NOT NULL DEFAULT date_trunc('milliseconds', now()),
     -- JSON list of {exchange, key, cc, payload}.
     events text NOT NULL
 );
-CREATE INDEX outbox_by_xid ON outbox (xid);
 CREATE INDEX outbox_by_time ON outbox USING brin (time) WITH (pages_per_range = 32);
 
 -- Processes that serve streams; one that stops renewing has died, and its streams' runs get a lease.

@@ -123,11 +123,12 @@ async def start(settings: Settings) -> Process:
         events = EventLog(db, hub, settings)
         stack.push_async_callback(events.stop)
         dispatcher = Dispatcher(machine, seen, issuer, clock, resolutions)
+        heartbeat = Heartbeat(machine, dispatcher, clock)
+        # Last of all: until its streams' runs have their lease, others must be able to bury this process.
+        stack.push_async_callback(_quietly, heartbeat.leave)
         stack.push_async_callback(_finish, [creations, resolutions, dispatcher.accepts, dispatcher.reclaims])
         stack.push_async_callback(dispatcher.stop)
-        heartbeat = Heartbeat(machine, dispatcher, clock)
         await heartbeat.beat()
-        stack.push_async_callback(_quietly, heartbeat.leave)
         services = Services(
             settings=settings,
             clock=clock,
@@ -249,6 +250,10 @@ class GrpcDoor:
                 ("grpc.max_metadata_size", 64 * 1024),
                 ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
                 ("grpc.so_reuseport", int(reuse_port)),
+                # Calls that come faster than Python takes them wait here; beyond this they would be
+                # left hanging, and reconnecting workers come in thousands.
+                ("grpc.server.max_pending_requests", 100_000),
+                ("grpc.server.max_pending_requests_hard_limit", 100_000),
                 *_KEEPALIVE,
             ]
         )
@@ -276,8 +281,9 @@ class GrpcDoor:
         return port
 
     async def close(self, services: Services) -> None:
-        """Says NOT_SERVING, drains streams, then calls."""
+        """Says NOT_SERVING, ends watches (they resume elsewhere), drains claim streams, then calls."""
         await self._health.enter_graceful_shutdown()
+        await services.events.stop()
         grace = self._settings.shutdown_grace_s
         stopping = asyncio.create_task(self._server.stop(grace))
         await services.dispatcher.drain("shutdown", grace / 2)

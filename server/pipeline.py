@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -67,9 +68,10 @@ class Pipeline:
         done = metrics.started(method.name)
         try:
             call = await self._admit(method, request, token)
-            async for response in self._handler(method)(call, request):
-                self._check_authorized(call)
-                yield response
+            async with aclosing(self._handler(method)(call, request)) as responses:
+                async for response in responses:
+                    self._check_authorized(call)
+                    yield response
         except QueueError as e:
             done(e.code)
             raise

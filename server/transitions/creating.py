@@ -64,7 +64,7 @@ async def create_tasks(
         async def run(
             tx: Transaction, batch: list[NewTask] = batch
         ) -> tuple[list[TaskFacts | QueueError], Effects]:
-            outcomes, effects, ending = await _create(tx, batch, equal)
+            outcomes, effects, ending = await _create(tx, batch, equal, whole=False)
             await tx.commit(ending)
             return outcomes, effects
 
@@ -79,7 +79,7 @@ async def create_graph(machine: Machine, items: Sequence[NewTask], equal: Equal)
     """Creates all the tasks or none; raises what the first refused one is refused for."""
 
     async def run(tx: Transaction) -> tuple[list[TaskFacts], Effects]:
-        outcomes, effects, ending = await _create(tx, items, equal)
+        outcomes, effects, ending = await _create(tx, items, equal, whole=True)
         facts: list[TaskFacts] = []
         for outcome in outcomes:
             if isinstance(outcome, QueueError):
@@ -94,7 +94,7 @@ async def create_graph(machine: Machine, items: Sequence[NewTask], equal: Equal)
 
 
 async def _create(
-    tx: Transaction, items: Sequence[NewTask], equal: Equal
+    tx: Transaction, items: Sequence[NewTask], equal: Equal, *, whole: bool
 ) -> tuple[list[TaskFacts | QueueError], Effects, list[tuple[str, Sequence[object]]]]:
     groups = (
         CREATION["ensure_groups"],
@@ -113,7 +113,7 @@ async def _create(
                 (CREATION["read_dependencies"], (required,)),
             ]
         )
-        plan = _plan(items, rows)
+        plan = _plan(items, rows, whole=whole)
         (rows,) = await tx.pipeline([_insertion(items, plan)])
     else:
         plan = _Plan()
@@ -150,15 +150,20 @@ async def _create(
     return outcomes, effects, [*_bookkeeping(items, inserted, plan), *insert_events(effects)]
 
 
-def _plan(items: Sequence[NewTask], rows: Sequence[Row]) -> _Plan:
-    """Judges every dependency; a task of the same call counts as known and unresolved."""
+def _plan(items: Sequence[NewTask], rows: Sequence[Row], *, whole: bool) -> _Plan:
+    """Judges every dependency. Tasks created as a `whole` know each other and are unresolved; others
+    know only themselves, for their neighbours may yet be refused."""
     plan = _Plan()
-    states = {task_id: (expires, state) for task_id, expires, state in rows}
-    for item in items:
-        states.setdefault(item.task_id, (item.expires, None))
+    found = {task_id: (expires, state) for task_id, expires, state in rows}
+    if whole:
+        for item in items:
+            found.setdefault(item.task_id, (item.expires, None))
     for index, item in enumerate(items):
         if not item.dependencies:
             continue
+        states = found
+        if item.task_id in item.dependencies and item.task_id not in found:
+            states = {**found, item.task_id: (item.expires, None)}
         missing = [d for d in item.dependencies if d not in states]
         early = [d for d in item.dependencies if d in states and states[d][0] < item.deadline]
         if missing:
@@ -236,9 +241,7 @@ def _refusal(item: NewTask, row: Row, equal: Equal) -> QueueError | None:
 
 
 def _repeated(item: NewTask, facts: TaskFacts, effects: Effects) -> TaskFacts:
-    unscheduled = TaskFacts(
-        facts.task_id, facts.task_queue_id, facts.frame, facts.priority, item.retries, []
-    )
+    unscheduled = TaskFacts(facts.task_id, facts.task_queue_id, facts.frame, facts.priority, item.retries, [])
     effects.events.append(messages.task_defined(unscheduled))
     if facts.runs and facts.runs[0].state == "pending":
         effects.events.append(messages.task_pending(facts, 0))

@@ -6,8 +6,11 @@ import asyncio
 
 import pytest
 
+from server import definitions
+from server.errors import QueueError
+from server.transitions.creating import create_tasks
 from server.transitions.resolving import Resolve, resolve_runs
-from tests.conformance.building import QUEUE, at, definition, new_id, new_ids
+from tests.conformance.building import QUEUE, at, definition, new_id, new_ids, now
 from tests.conformance.door import refused
 from tests.conformance.shown import ids, runs, state
 from tests.plugins.server import Queue
@@ -64,6 +67,30 @@ async def test_one_of_two(queue: Queue) -> None:
             assert (ids(last.tasks), last.continuation_token) == (two[1:], "")
         whole = await queue(method, **fields, limit=2)
         assert (ids(whole.tasks), whole.continuation_token) == (two, "")
+
+
+async def test_created_side_by_side(queue: Queue) -> None:
+    """Q-039: in one transaction with the very task it waits for, which is refused."""
+    sealed = (await queue.create()).task_id
+    await queue("SealTaskGroup", task_group_id=sealed)
+    required, waiting, itself, fine = new_ids(4)
+    tasks = {
+        required: definition(task_group_id=sealed),
+        waiting: definition(dependencies=[required]),
+        itself: definition(dependencies=[itself]),
+        fine: definition(),
+    }
+    items = []
+    for task_id, task in tasks.items():
+        definitions.resolve_queue(task)
+        definitions.fill_defaults(task_id, task)
+        definitions.check_dates(task, now(), 5)
+        items.append(definitions.new_task(task_id, task))
+    results = await create_tasks(queue.services.machine, items, definitions.same)
+    codes = [result.code if isinstance(result, QueueError) else result.state for result in results]
+    assert codes == ["RequestConflict", "InputError", "unscheduled", "pending"]
+    found = (await queue("BatchGetTaskStatuses", task_ids=list(tasks))).statuses
+    assert ids(found) == [itself, fine]
 
 
 async def test_two_last_resolutions_at_once(queue: Queue) -> None:

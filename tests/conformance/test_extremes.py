@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -33,8 +34,9 @@ async def test_dates_beyond_the_calendar(queue: Queue) -> None:
     """Q-014: are no dates at all."""
     for seconds in (253_402_300_800, -62_135_596_801):
         for name in ("created", "deadline", "expires"):
+            dates: dict[str, Any] = {name: Timestamp(seconds=seconds)}
             with refused("InputValidationError"):
-                await queue.create(**{name: Timestamp(seconds=seconds)})
+                await queue.create(**dates)
         with refused("InputValidationError"):
             await queue("QuarantineWorker", **WORKER, quarantine_until=Timestamp(seconds=seconds))
 
@@ -71,7 +73,7 @@ async def test_what_is_json(queue: Queue) -> None:
     dates = {"created": at(), "deadline": at(hours=1)}
     status = (await queue("CreateTask", task_id=new_id(), task=definition(payload=numbers, **dates))).status
     assert (await queue.task(status.task_id)).payload == numbers
-    for broken in ('{"a": NaN}', '{"a": 1} more', "null", '"text"', "", "{'a': 1}", '{"a": 01}', '{"a": "\ud7ff'):
+    for broken in ('{"a": NaN}', '{"a": 1} more', "null", '"text"', "", "{'a': 1}", '{"a": 01}', '{"a'):
         with refused("InputValidationError"):
             await queue.create(payload=broken)
     for value, same in (("1.0", True), ("true", False), ('"1"', False), ("2", False)):

@@ -71,6 +71,21 @@ async def test_listing_a_group(queue: Queue) -> None:
     assert (await queue("ListTaskGroup", task_group_id=group)).sealed == sealed
 
 
+async def test_full_pages(queue: Queue) -> None:
+    """Q-059 T-48: a thousand at most, whatever the limit; a full last page has no token."""
+    group, made = new_id(), new_ids(1001)
+    task = definition(task_group_id=group)
+    await queue("CreateTasks", tasks=[{"task_id": task_id, "task": task} for task_id in made])
+    for limit in ({}, {"limit": 5000}):
+        page = await queue("ListTaskGroup", task_group_id=group, **limit)
+        assert ids(page.tasks) == made[:1000]
+        last = await queue("ListTaskGroup", task_group_id=group, continuation_token=page.continuation_token)
+        assert (ids(last.tasks), last.continuation_token) == (made[1000:], "")
+    await queue.sql("delete from tasks where task_id = $1", made.pop())
+    whole = await queue("ListTaskGroup", task_group_id=group)
+    assert (ids(whole.tasks), whole.continuation_token) == (made, "")
+
+
 async def test_unknown_groups(queue: Queue) -> None:
     """Q-060 Q-064: 404 from each method; even before a missing scope where that needs the group."""
     for method in ("ListTaskGroup", "GetTaskGroup", "SealTaskGroup", "CancelTaskGroup"):

@@ -127,6 +127,24 @@ async def test_quarantine(queue: Queue) -> None:
         await queue("QuarantineWorker", **WORKER, quarantine_until=at(), quarantine_info="x" * 4001)
 
 
+async def test_a_quarantine_keeps_the_worker_for_a_day(queue: Queue) -> None:
+    """Q-189: at least."""
+    for hours, expected in ((1, 24), (48, 48)):
+        await declare(queue, expires=at(hours=hours))
+        worker = await quarantine(queue, hours=-1)
+        assert abs(moment(worker.expires) - now(hours=expected)) < timedelta(minutes=1)
+
+
+async def test_claims_by_name_are_recent_tasks_too(queue: Queue) -> None:
+    """Q-188: of a worker that is known; a repeat adds nothing."""
+    await declare(queue)
+    task_id = (await queue.create()).task_id
+    for _ in range(2):
+        await queue("ClaimTask", task_id=task_id, run_id=0, worker_group="group", worker_id="worker")
+        worker = (await queue("GetWorker", **WORKER)).worker
+        assert [(run.task_id, run.run_id) for run in worker.recent_tasks] == [(task_id, 0)]
+
+
 async def test_a_quarantine_outlives_the_worker(queue: Queue) -> None:
     """Q-190 T-41: still seen, while one that has only expired is not."""
     await declare(queue, expires=at(hours=1))

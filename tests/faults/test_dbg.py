@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import psycopg
@@ -18,26 +19,11 @@ from server.identity import tokens
 from server.identity.secrets import new_key
 from server.store import embedded, migrator
 from server.store.embedded import EmbeddedPostgres
-from tests.faults.load import Load as L0, reconcile
+from tests.faults.load import Load, reconcile
 from tests.streams.harness import CHANNEL_OPTIONS, Client, bearer
 from tests.streams.serving import ServerProcess
 
 TASKS = 240
-
-
-class Load(L0):
-    streams: list = []
-
-    async def _stream(self, name, stream, held):
-        self.streams.append(stream)
-        print("open", name, list(held)[:2], flush=True)
-        try:
-            await super()._stream(name, stream, held)
-        finally:
-            print("closed", name, len(held), flush=True)
-            self.streams.remove(stream)
-
-
 CREATORS = 4
 WORKERS = 6
 
@@ -92,43 +78,18 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
             asyncio.create_task(load.create(lambda: next(turns), TASKS // CREATORS)) for _ in range(CREATORS)
         ]
         try:
-            import time
-
-            t0 = time.time()
-
-            async def prog():
-                last = -1
-                same = 0
-                while True:
-                    same = same + 1 if last == len(load.finished) else 0
-                    last = len(load.finished)
-                    print(
-                        f"{time.time() - t0:.1f} finished {len(load.finished)} created {len(load.definitions)} creating {[c.done() for c in creating]} work {[c.done() for c in work]}",
-                        flush=True,
-                    )
-                    if same == 16:
-                        async with await psycopg.AsyncConnection.connect(durable_postgres.dsn) as c:
-                            for q in (
-                                "select state,run_id,count(*),min(offered_until),min(lease_until),min(stream_id),min(process_id),now() from runs group by 1,2",
-                                "select * from processes",
-                                "select count(*) from tasks where not resolved",
-                                "select pid,state,query,wait_event,application_name,now()-query_start from pg_stat_activity where datname='tcqueue'",
-                            ):
-                                for r in await _rows(c, q):
-                                    print("  ", r)
-                        for t in asyncio.all_tasks():
-                            t.print_stack(limit=3, file=__import__("sys").stdout)
-                        for c in clients:
-                            print("STATE", c.channel.get_state())
-                        for w in load.streams:
-                            print(w.kinds[-5:], w.call.done(), w._ended.is_set())
-                    await asyncio.sleep(0.5)
-
-            pt = asyncio.create_task(prog())
+            import threading, time, sys
+            loop=asyncio.get_running_loop()
+            def dog():
+                time.sleep(20)
+                print("DOG scheduled", len(loop._scheduled), [h for h in loop._scheduled][:5], "ready", len(loop._ready), "time", loop.time(), flush=True)
+                for t in asyncio.all_tasks(loop):
+                    t.print_stack(limit=4, file=sys.stdout)
+                print("DOG END", flush=True)
+            threading.Thread(target=dog, daemon=True).start()
             for n, fault in enumerate(faults):
-                await load.reached((n + 1) * TASKS // (len(faults) + 2))
+                await _unless_failed(load.reached((n + 1) * TASKS // (len(faults) + 2)), creating, work)
                 victim = servers[n % 2]
-                print("FAULT", fault, time.time() - t0, flush=True)
                 if fault in ("server", "both"):
                     await victim.kill()
                 if fault in ("postgres", "both"):
@@ -136,9 +97,8 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
                     await asyncio.to_thread(durable_postgres.restart)
                 if fault in ("server", "both"):
                     await victim.start()
-                print("FAULT END", fault, time.time() - t0, flush=True)
             await asyncio.gather(*creating)
-            await _all_resolved(durable_postgres.dsn)
+            await _unless_failed(_all_resolved(durable_postgres.dsn), work)
         finally:
             for task in (*work, *creating):
                 task.cancel()
@@ -154,6 +114,16 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
         outbox = await _rows(connection, "select id, events from outbox order by id")
     ended = reconcile(load, tasks, runs, outbox)
     assert ended["completed"] + ended["failed"] == TASKS
+
+
+async def _unless_failed(awaited: Coroutine[Any, Any, None], *workers: list[asyncio.Task[None]]) -> None:
+    """Awaits progress, and raises at once what those who should make it failed with."""
+    goal = asyncio.create_task(awaited)
+    waiting = {goal, *(task for tasks in workers for task in tasks)}
+    while not goal.done():
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
 
 async def _rows(connection: psycopg.AsyncConnection, text: str) -> list[tuple[object, ...]]:

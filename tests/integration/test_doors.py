@@ -80,7 +80,7 @@ async def _ping(channel: Any) -> bool:
 
 
 async def test_health_by_service_and_not_serving_while_draining(process: app.Process) -> None:
-    door = _door(process)
+    door = _door(process, shutdown_grace_s=5.0)
     port = await door.open()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(

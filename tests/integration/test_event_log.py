@@ -97,7 +97,7 @@ async def test_order_of_transaction_ids_does_not_matter(
         await second.commit()
         hub.publish()
         assert await take(batches, 2) == ["first", "second"]
-        xids = await (await setup.execute("SELECT xid::text::bigint FROM outbox ORDER BY id")).fetchall()
+        xids = await (await setup.execute("SELECT xmin::text::bigint FROM outbox ORDER BY id")).fetchall()
         assert xids[0] > xids[1]
 
 

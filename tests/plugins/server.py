@@ -156,7 +156,7 @@ class Queue(Caller):
     async def published(self) -> Published:
         """The events published since this was asked last, each as the reference would send it."""
         rows = await self.sql(
-            "select id, time, events from outbox where id > $1 order by xid, id", self._read_up_to
+            "select id, time, events from outbox where id > $1 order by id", self._read_up_to
         )
         if rows:
             self._read_up_to = max(row[0] for row in rows)
