@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -29,12 +29,14 @@ WORKERS = 6
 
 
 @pytest.fixture
-async def durable_postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
+async def durable_postgres() -> AsyncIterator[EmbeddedPostgres]:
     """With fsync: what was committed must survive."""
-    server = await asyncio.to_thread(embedded.start, tmp_path)
-    await migrator.migrate(server.dsn)
-    yield server
-    await asyncio.to_thread(server.stop)
+    # Not tmp_path: every session of pytest bars others from its parent again, PostgreSQL's user too.
+    with tempfile.TemporaryDirectory(prefix="tcqueue-faults-") as folder:
+        server = await asyncio.to_thread(embedded.start, folder)
+        await migrator.migrate(server.dsn)
+        yield server
+        await asyncio.to_thread(server.stop)
 
 
 @pytest.mark.timeout(120)
@@ -78,13 +80,19 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
             asyncio.create_task(load.create(lambda: next(turns), TASKS // CREATORS)) for _ in range(CREATORS)
         ]
         try:
-            import threading, time, sys
+            import threading, time, sys, traceback
             loop=asyncio.get_running_loop()
             def dog():
-                time.sleep(20)
-                print("DOG scheduled", len(loop._scheduled), [h for h in loop._scheduled][:5], "ready", len(loop._ready), "time", loop.time(), flush=True)
-                for t in asyncio.all_tasks(loop):
-                    t.print_stack(limit=4, file=sys.stdout)
+                time.sleep(8)
+                try:
+                    with psycopg.connect(durable_postgres.dsn, autocommit=True) as c:
+                        for q in ("select now()","select task_id,run_id,state,offered_until,lease_until,stream_id,process_id,taken_until from runs where state in ('pending','running')","select * from processes","select task_id,last_run,blockers,resolved from tasks where not resolved","select e.* from task_dependencies e where not satisfied", "select * from dependency_backlog", "select pid,state,query,wait_event,application_name,now()-query_start from pg_stat_activity where datname='tcqueue'"):
+                            for r in c.execute(q).fetchall(): print("  ",r, flush=True)
+                    print("finished", len(load.finished), len(load.definitions))
+                    for t in list(asyncio.all_tasks(loop)):
+                        print(t, flush=True)
+                except BaseException:
+                    traceback.print_exc()
                 print("DOG END", flush=True)
             threading.Thread(target=dog, daemon=True).start()
             for n, fault in enumerate(faults):

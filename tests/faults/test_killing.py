@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -29,12 +29,14 @@ WORKERS = 6
 
 
 @pytest.fixture
-async def durable_postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
+async def durable_postgres() -> AsyncIterator[EmbeddedPostgres]:
     """With fsync: what was committed must survive."""
-    server = await asyncio.to_thread(embedded.start, tmp_path)
-    await migrator.migrate(server.dsn)
-    yield server
-    await asyncio.to_thread(server.stop)
+    # Not tmp_path: every session of pytest bars others from its parent again, PostgreSQL's user too.
+    with tempfile.TemporaryDirectory(prefix="tcqueue-faults-") as folder:
+        server = await asyncio.to_thread(embedded.start, folder)
+        await migrator.migrate(server.dsn)
+        yield server
+        await asyncio.to_thread(server.stop)
 
 
 @pytest.mark.timeout(120)

@@ -12,7 +12,8 @@ No loop runs by itself. `@pytest.mark.settings(claim_timeout_s=1.0)` changes set
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -223,23 +224,44 @@ def server_settings(settings: Settings, request: pytest.FixtureRequest) -> Setti
     return dataclasses.replace(settings, **changes)
 
 
+@asynccontextmanager
+async def _grpc(services: Services) -> AsyncIterator[Door]:
+    from server import app, pipeline
+
+    opened = app.GrpcDoor(services.settings, pipeline.Pipeline(services, app.QUEUE), reuse_port=False)
+    door = GrpcDoor(await opened.open())
+    try:
+        yield door
+    finally:
+        await door.close()
+        await opened.close(services)
+
+
+#: How to open each door, and to end it; the whole suite runs through every one.
+DOORS: dict[str, Callable[[Services], AbstractAsyncContextManager[Door]]] = {"grpc": _grpc}
+
+
+@pytest.fixture(params=DOORS)
+def door_kind(request: pytest.FixtureRequest) -> str:
+    """The door that the test goes through."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def queue(server_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Queue]:
-    """A server with its doors open, and nothing in its database."""
+async def queue(
+    server_settings: Settings, door_kind: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Queue]:
+    """A server with a door open, and nothing in its database. What it published is checked at the end."""
     from server import app, pipeline
 
     monkeypatch.setattr(pipeline, "RequestValidator", lambda methods: _validator())
     process = await app.start(server_settings)
-    services = process.services
-    grpc_door = app.GrpcDoor(server_settings, pipeline.Pipeline(services, app.QUEUE), reuse_port=False)
-    door = GrpcDoor(await grpc_door.open())
-    server = Queue(door, services, app.loops(services))
     try:
-        yield server
-        await server.published()
+        async with DOORS[door_kind](process.services) as door:
+            server = Queue(door, process.services, app.loops(process.services))
+            yield server
+            await server.published()
     finally:
-        await door.close()
-        await grpc_door.close(services)
         await process.close()
 
 
