@@ -46,10 +46,10 @@ from server.services import Services
 from server.store.batcher import Batcher
 from server.store.database import Database
 from server.store.hub import NotifyHub
+from server.transitions.changing import Change, change_runs
 from server.transitions.creating import NewTask, create_tasks
 from server.transitions.facts import TaskFacts
 from server.transitions.machine import Machine
-from server.transitions.resolving import Resolve, resolve_runs
 from tcqueue.v1 import queue_service_pb2
 
 log = structlog.get_logger(__name__)
@@ -110,10 +110,15 @@ async def start(settings: Settings) -> Process:
         machine = Machine(db, hub, settings, process_id)
         linger = settings.batch_linger_ms / 1000
         creations: Batcher[NewTask, TaskFacts] = Batcher(
-            "create", lambda items: create_tasks(machine, items, definitions.same), lanes=1, max_linger=linger
+            "create",
+            lambda items: create_tasks(machine, items, definitions.same),
+            lanes=1,
+            max_linger=linger,
+            isolate=True,
         )
-        resolutions: Batcher[Resolve, TaskFacts] = Batcher(
-            "resolve", lambda items: resolve_runs(machine, items), lanes=1, max_linger=linger
+        # One lane: changes of a run must be made in the order they were asked for.
+        changes: Batcher[Change, Any] = Batcher(
+            "change", lambda items: change_runs(machine, items), lanes=1, max_linger=linger, isolate=True
         )
         issuer = TaskCredentialIssuer(bootstrap.QUEUE_CLIENT, prepared.queue_access_token)
         seen = SeenWorkers(db, hub, settings, clock)
@@ -122,11 +127,11 @@ async def start(settings: Settings) -> Process:
         stack.push_async_callback(counts.close)
         events = EventLog(db, hub, settings)
         stack.push_async_callback(events.stop)
-        dispatcher = Dispatcher(machine, seen, issuer, clock, resolutions)
+        dispatcher = Dispatcher(machine, seen, issuer, clock, changes)
         heartbeat = Heartbeat(machine, dispatcher, clock)
         # Last of all: until its streams' runs have their lease, others must be able to bury this process.
         stack.push_async_callback(_quietly, heartbeat.leave)
-        stack.push_async_callback(_finish, [creations, resolutions, dispatcher.accepts, dispatcher.reclaims])
+        stack.push_async_callback(_finish, [creations, changes, dispatcher.reclaims])
         stack.push_async_callback(dispatcher.stop)
         await heartbeat.beat()
         services = Services(
@@ -136,7 +141,7 @@ async def start(settings: Settings) -> Process:
             hub=hub,
             machine=machine,
             creations=creations,
-            resolutions=resolutions,
+            changes=changes,
             authenticator=authenticator,
             issuer=issuer,
             seen=seen,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from server.clock import Clock
 from server.config import Settings
@@ -16,10 +17,10 @@ from server.identity.task_credentials import TaskCredentialIssuer
 from server.store.batcher import Batcher
 from server.store.database import Database
 from server.store.hub import NotifyHub
+from server.transitions.changing import Change
 from server.transitions.creating import NewTask
 from server.transitions.facts import TaskFacts
 from server.transitions.machine import Machine
-from server.transitions.resolving import Resolve
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,8 +35,8 @@ class Services:
     machine: Machine
     #: Coalesces concurrent creations.
     creations: Batcher[NewTask, TaskFacts]
-    #: Coalesces concurrent resolutions, of reports and streams alike.
-    resolutions: Batcher[Resolve, TaskFacts]
+    #: Coalesces concurrent accepts and resolutions, of reports and streams alike.
+    changes: Batcher[Change, Any]
     authenticator: Authenticator
     issuer: TaskCredentialIssuer
     #: Which workers and queues have been seen, and who is quarantined.

@@ -21,6 +21,7 @@ from server.errors import QueueError, Unavailable
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.store.batcher import Batcher
 from server.transitions import claiming
+from server.transitions.changing import Change
 from server.transitions.claiming import Offered, Reclaim, Reclaimed
 from server.transitions.facts import TaskFacts
 from server.transitions.machine import CLAIMS, Machine, rounds
@@ -48,18 +49,15 @@ class Dispatcher:
         seen: SeenWorkers,
         issuer: TaskCredentialIssuer,
         clock: Clock,
-        resolutions: Batcher[Resolve, TaskFacts],
+        changes: Batcher[Change, Any],
     ) -> None:
         self.machine = machine
         self.seen = seen
         self.issuer = issuer
         self.clock = clock
-        self.resolutions = resolutions
+        self.changes = changes
         linger = machine.settings.batch_linger_ms / 1000
         self.sessions: dict[str, Session] = {}
-        self.accepts: Batcher[Offered, bool] = Batcher(
-            "accept", lambda items: claiming.accept_runs(machine, items), lanes=1, max_linger=linger
-        )
         self.reclaims: Batcher[Reclaim, Reclaimed] = Batcher(
             "reclaim", lambda items: claiming.reclaim_runs(machine, items), lanes=1, max_linger=linger
         )
@@ -116,7 +114,7 @@ class Dispatcher:
             return
         if held.accepted or held.accepting is not None:
             return
-        held.accepting = self.accepts.enqueue(held.offer)
+        held.accepting = self.changes.enqueue(held.offer)
         held.accepting.add_done_callback(lambda done: self._accepted(session, key, held, done))
 
     def resolve(self, session: Session, resolution: Resolve) -> None:
@@ -126,11 +124,9 @@ class Dispatcher:
         held = session.held.get(key)
         if held is not None:
             held.resolving = True
-        if held is not None and held.accepting is not None:
-            # The accept is under way: its transaction has to come first.
-            held.accepting.add_done_callback(lambda _: self._submit(session, key, resolution))
-        else:
-            self._submit(session, key, resolution)
+        # An accept still under way comes first all the same: changes are made in the order of asking.
+        future = self.changes.enqueue(resolution)
+        future.add_done_callback(lambda done: self._resolved(session, key, done))
 
     def set_slots(self, session: Session, slots: int) -> None:
         """Changes how many runs the worker can hold."""
@@ -328,10 +324,6 @@ class Dispatcher:
             self._spawn(self._lease_surely((*key, session.stream_id)))
         session.revoke(key, "claim-expired")
         self._freed(session)
-
-    def _submit(self, session: Session, key: Key, resolution: Resolve) -> None:
-        future = self.resolutions.enqueue(resolution)
-        future.add_done_callback(lambda done: self._resolved(session, key, done))
 
     def _resolved(self, session: Session, key: Key, done: asyncio.Future[TaskFacts]) -> None:
         failure = None if done.cancelled() else done.exception()

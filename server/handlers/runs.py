@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.call import Call
+from server.transitions.facts import TaskFacts
 from server.transitions.resolving import Resolve
 from server.views import REASON_WORDS, status_message
 from tcqueue.v1.claim_pb2 import (
@@ -37,5 +38,5 @@ async def report_exception(call: Call, request: ReportExceptionRequest) -> Repor
 
 
 async def _report(call: Call, task_id: str, run_id: int, state: str, reason: str) -> TaskStatus:
-    facts = await call.services.resolutions.submit(Resolve(task_id, run_id, state, reason))
+    facts: TaskFacts = await call.services.changes.submit(Resolve(task_id, run_id, state, reason))
     return status_message(facts)

@@ -19,6 +19,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar, cast
 
+from server.errors import QueueError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -39,7 +41,9 @@ class Batcher(Generic[T, R]):
 
     `run` gets the items in the order of their arrival and returns a result or an exception for each;
     if it raises, every item of that batch fails with it. Items already taken over are run whatever
-    becomes of their submitters. `on_batch`, if given, is told size and seconds of every batch.
+    becomes of their submitters. With `isolate` a batch that fails for a reason other than a QueueError
+    is run again item by item, which must be harmless. `on_batch`, if given, is told size and seconds of
+    every batch.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Batcher(Generic[T, R]):
         lanes: int = 2,
         max_linger: float = 0.005,
         max_pause: float = 0.002,
+        isolate: bool = False,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
         if max_items < 1 or lanes < 1 or min(max_linger, max_pause) < 0:
@@ -61,6 +66,7 @@ class Batcher(Generic[T, R]):
         self._lanes = lanes
         self._max_linger = max_linger
         self._max_pause = max_pause
+        self._isolate = isolate
         self._on_batch = on_batch
         self._items: list[T] = []
         self._slots: list[asyncio.Future[R] | tuple[_Group[R], int]] = []
@@ -187,7 +193,8 @@ class Batcher(Generic[T, R]):
             if len(results) != size:
                 raise RuntimeError(f"batcher {self.name}: {len(results)} results for {size} items")
         except Exception as e:
-            results = [e] * size
+            alone = self._isolate and size > 1 and not isinstance(e, QueueError)
+            results = await self._one_by_one(items) if alone else [e] * size
         except asyncio.CancelledError:
             for slot in slots:
                 (slot[0].future if isinstance(slot, tuple) else slot).cancel()
@@ -202,6 +209,16 @@ class Batcher(Generic[T, R]):
                     slot.set_result(result)
         if self._on_batch is not None:
             self._on_batch(size, time.perf_counter() - started)
+
+    async def _one_by_one(self, items: list[T]) -> list[R | Exception]:
+        """Runs each item by itself, so that one that cannot be run fails alone."""
+        results: list[R | Exception] = []
+        for item in items:
+            try:
+                results.extend(await self._run([item]))
+            except Exception as e:
+                results.append(e)
+        return results
 
     def _fill(self, group: _Group[R], index: int, result: R | Exception) -> None:
         group.results[index] = result

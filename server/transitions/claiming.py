@@ -9,7 +9,7 @@ from datetime import datetime
 
 from server.domain import frames
 from server.errors import QueueError, RequestConflict, ResourceNotFound
-from server.store.database import Transaction
+from server.store.database import Statement, Transaction
 from server.transitions import messages
 from server.transitions.facts import RunFacts, TaskFacts
 from server.transitions.machine import CLAIMS, Effects, Machine, Row, insert_events, read_facts, rounds
@@ -104,45 +104,32 @@ async def _complete(machine: Machine, offers: Sequence[Offered]) -> None:
             offer.facts.runs = [*known[offer.facts.task_id].runs[: offer.run_id], offer.facts.runs[0]]
 
 
-async def accept_runs(machine: Machine, offers: Sequence[Offered]) -> list[bool]:
-    """Makes offered runs running and publishes task-running; False for an offer that no longer stands."""
-    results = [False] * len(offers)
-    for indexes in rounds(offers, lambda offer: offer.facts.task_id):
-        accepted = await _accept(machine, [offers[i] for i in indexes])
-        for index in indexes:
-            results[index] = offers[index].facts.task_id in accepted
-    return results
+def accept_statement(offers: Sequence[Offered]) -> Statement:
+    """Makes offered runs running; each task at most once. Follows lock_tasks."""
+    runs = [offer.run() for offer in offers]
+    return (
+        CLAIMS["accept_runs"],
+        (
+            [offer.facts.task_id for offer in offers],
+            [offer.run_id for offer in offers],
+            [offer.stream_id for offer in offers],
+            [run.worker_group for run in runs],
+            [run.worker_id for run in runs],
+            [offer.started for offer in offers],
+            [offer.taken_until for offer in offers],
+        ),
+    )
 
 
-async def _accept(machine: Machine, batch: Sequence[Offered]) -> set[str]:
-    async def run(tx: Transaction) -> tuple[set[str], Effects]:
-        runs = [offer.run() for offer in batch]
-        (rows,) = await tx.pipeline(
-            [
-                (
-                    CLAIMS["accept_runs"],
-                    (
-                        [offer.facts.task_id for offer in batch],
-                        [offer.run_id for offer in batch],
-                        [offer.stream_id for offer in batch],
-                        [run.worker_group for run in runs],
-                        [run.worker_id for run in runs],
-                        [offer.started for offer in batch],
-                        [offer.taken_until for offer in batch],
-                    ),
-                )
-            ]
-        )
-        accepted = {row[0] for row in rows}
-        effects = Effects()
-        taken = [offer for offer in batch if offer.facts.task_id in accepted]
-        _running(taken, effects)
-        await tx.commit([*_recent(taken), *insert_events(effects)])
-        return accepted, effects
-
-    accepted, effects = await machine.db.in_transaction(run, hot=True)
-    machine.tell(effects)
-    return accepted
+def accepted(
+    offers: Sequence[Offered], rows: Sequence[Row], effects: Effects
+) -> tuple[list[bool], list[Statement]]:
+    """Which offers still stood, given the rows of accept_statement, and what else is to be written;
+    task-running goes into the effects."""
+    ids = {row[0] for row in rows}
+    taken = [offer for offer in offers if offer.facts.task_id in ids]
+    _running(taken, effects)
+    return [offer.facts.task_id in ids for offer in offers], _recent(taken)
 
 
 async def withdraw_offers(machine: Machine, offers: Sequence[tuple[str, int, str]]) -> None:
@@ -214,7 +201,7 @@ async def claim_run_by_name(
             ]
         )
         effects = Effects()
-        statements: list[tuple[str, Sequence[object]]] = []
+        statements: list[Statement] = []
         facts = None
         if rows:
             facts = (await read_facts(tx, [task_id]))[task_id]
@@ -301,7 +288,7 @@ def _running(claims: Sequence[Offered], effects: Effects) -> None:
         )
 
 
-def _recent(claims: Sequence[Offered]) -> list[tuple[str, Sequence[object]]]:
+def _recent(claims: Sequence[Offered]) -> list[Statement]:
     """Appends the claims to their workers' lists, in the order handed out."""
     ordered = sorted(claims, key=lambda claim: claim.position)
     rows = [
@@ -316,5 +303,5 @@ def _recent(claims: Sequence[Offered]) -> list[tuple[str, Sequence[object]]]:
     return [_append_recent(rows)] if rows else []
 
 
-def _append_recent(rows: Sequence[tuple[str, str, str, str]]) -> tuple[str, Sequence[object]]:
+def _append_recent(rows: Sequence[tuple[str, str, str, str]]) -> Statement:
     return CLAIMS["append_recent_tasks"], [list(column) for column in zip(*rows, strict=True)]

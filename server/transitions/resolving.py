@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from server.domain import frames
 from server.errors import QueueError, RequestConflict, ResourceNotFound
-from server.store.database import Transaction
+from server.store.database import Statement, Transaction
 from server.transitions import messages
 from server.transitions.facts import RunFacts, TaskFacts, new_run
 from server.transitions.machine import (
@@ -53,7 +53,13 @@ async def resolve_runs(machine: Machine, items: Sequence[Resolve]) -> list[TaskF
         async def run(
             tx: Transaction, batch: list[Resolve] = batch
         ) -> tuple[list[TaskFacts | QueueError], Effects]:
-            return await _resolve(tx, batch, machine.settings.dependency_page_size)
+            resolutions = Resolutions(batch, machine.settings.dependency_page_size)
+            locked = (TRANSITIONS["lock_tasks"], ([item.task_id for item in batch],))
+            _, *rows = await tx.pipeline([locked, *resolutions.statements()])
+            effects = Effects()
+            outcomes = await resolutions.outcomes(tx, rows, effects)
+            await tx.commit(insert_events(effects))
+            return outcomes, effects
 
         outcomes, effects = await machine.db.in_transaction(run, hot=True)
         machine.tell(effects)
@@ -62,44 +68,59 @@ async def resolve_runs(machine: Machine, items: Sequence[Resolve]) -> list[TaskF
     return results
 
 
-async def _resolve(
-    tx: Transaction, items: list[Resolve], page: int
-) -> tuple[list[TaskFacts | QueueError], Effects]:
-    ids = [item.task_id for item in items]
-    states = [item.state for item in items]
-    runs = [item.run_id for item in items]
-    reasons = [item.reason for item in items]
-    statements: list[tuple[str, Sequence[object]]] = [
-        (TRANSITIONS["lock_tasks"], (ids,)),
-        (TRANSITIONS["resolve_runs"], (ids, runs, states, reasons, [item.guard for item in items])),
-        (TRANSITIONS["mark_resolved"], (ids, reasons)),
-        (TRANSITIONS["release_dependents"], (ids, states, page)),
-        (TRANSITIONS["close_groups"], (ids,)),
-    ]
-    if RETRIED_REASONS.intersection(reasons):
-        statements.append((TRANSITIONS["insert_retries"], (ids, reasons)))
-    _, resolved, marked, dependents, groups, *_ = await tx.pipeline(statements)
-    by_task: dict[str, Row] = {row[0]: row for row in resolved}
-    index_of = {task_id: i for i, task_id in enumerate(ids)}
-    changed: dict[int, Row] = {index_of[row[0]]: (*row, *by_task[row[0]]) for row in marked}
-    standing: dict[int, Row] = {}
-    if len(changed) < len(items):
-        (unchanged,) = await tx.pipeline([(TRANSITIONS["read_unresolved"], (ids, runs))])
-        standing = {row[0] - 1: row for row in unchanged}
-    # A first run that was just resolved is all there is; for later runs and repeats, read the history.
-    later = [item.task_id for i, item in enumerate(items) if item.run_id > 0 or i not in changed]
-    whole = await read_facts(tx, later) if later else {}
-    effects = Effects()
-    outcomes: list[TaskFacts | QueueError] = []
-    for i, item in enumerate(items):
-        if i in changed:
-            outcomes.append(_resolved(item, changed[i], whole.get(item.task_id), effects))
-        else:
-            outcomes.append(_judge(item, standing.get(i), whole.get(item.task_id), effects))
-    dependents_started(dependents, effects)
-    groups_closed(groups, effects)
-    await tx.commit(insert_events(effects))
-    return outcomes, effects
+class Resolutions:
+    """The resolving part of a transaction that holds the locks of its tasks; each task at most once."""
+
+    def __init__(self, items: Sequence[Resolve], page: int) -> None:
+        """`page` is the most dependents released inside the transaction."""
+        self._items = items
+        self._page = page
+        self._ids = [item.task_id for item in items]
+        self._runs = [item.run_id for item in items]
+
+    def statements(self) -> list[Statement]:
+        """What resolves the runs, to be sent in one pipeline; none for no items."""
+        if not self._items:
+            return []
+        states = [item.state for item in self._items]
+        reasons = [item.reason for item in self._items]
+        guards = [item.guard for item in self._items]
+        statements: list[Statement] = [
+            (TRANSITIONS["resolve_runs"], (self._ids, self._runs, states, reasons, guards)),
+            (TRANSITIONS["mark_resolved"], (self._ids, reasons)),
+            (TRANSITIONS["release_dependents"], (self._ids, states, self._page)),
+            (TRANSITIONS["close_groups"], (self._ids,)),
+        ]
+        if RETRIED_REASONS.intersection(reasons):
+            statements.append((TRANSITIONS["insert_retries"], (self._ids, reasons)))
+        return statements
+
+    async def outcomes(
+        self, tx: Transaction, results: Sequence[Sequence[Row]], effects: Effects
+    ) -> list[TaskFacts | QueueError]:
+        """What became of each item, given the rows of the statements; events go into the effects."""
+        if not self._items:
+            return []
+        resolved, marked, dependents, groups, *_ = results
+        by_task: dict[str, Row] = {row[0]: row for row in resolved}
+        index_of = {task_id: i for i, task_id in enumerate(self._ids)}
+        changed: dict[int, Row] = {index_of[row[0]]: (*row, *by_task[row[0]]) for row in marked}
+        standing: dict[int, Row] = {}
+        if len(changed) < len(self._items):
+            (unchanged,) = await tx.pipeline([(TRANSITIONS["read_unresolved"], (self._ids, self._runs))])
+            standing = {row[0] - 1: row for row in unchanged}
+        # A first run that was just resolved is all there is; for later runs and repeats, read the history.
+        later = [item.task_id for i, item in enumerate(self._items) if item.run_id > 0 or i not in changed]
+        whole = await read_facts(tx, later) if later else {}
+        outcomes: list[TaskFacts | QueueError] = []
+        for i, item in enumerate(self._items):
+            if i in changed:
+                outcomes.append(_resolved(item, changed[i], whole.get(item.task_id), effects))
+            else:
+                outcomes.append(_judge(item, standing.get(i), whole.get(item.task_id), effects))
+        dependents_started(dependents, effects)
+        groups_closed(groups, effects)
+        return outcomes
 
 
 def _resolved(item: Resolve, row: Row, facts: TaskFacts | None, effects: Effects) -> TaskFacts:

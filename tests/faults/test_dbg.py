@@ -80,7 +80,9 @@ async def test_kill_under_load(durable_postgres: EmbeddedPostgres, faults: list[
             asyncio.create_task(load.create(lambda: next(turns), TASKS // CREATORS)) for _ in range(CREATORS)
         ]
         try:
-            import threading, time, sys, traceback
+            import threading
+            import time
+            import traceback
             loop=asyncio.get_running_loop()
             def dog():
                 time.sleep(8)

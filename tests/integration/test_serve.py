@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from server.client.channel import open_aio_channel
 from server.client.credentials import Credentials
 from server.identity.secrets import new_key

@@ -233,7 +233,7 @@ async def test_repeats_and_stale_events_are_not_told(api: Api, services: Service
         assert words(await anext(stream)) == "pending 2"
         # Events of run 0 once more, as a repeated report publishes them.
         repeat = Resolve(task_id, 0, "completed", "completed")
-        assert isinstance((await services.resolutions.submit_many([repeat]))[0], Exception)
+        assert isinstance((await services.changes.submit_many([repeat]))[0], Exception)
         await api.create(task_id=task_id, now=now)
         await api.claim()
         await report(api, "ReportFailed", task_id, 1)
