@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -29,8 +30,9 @@ REASONS_RESOLVED = words(ReasonResolved, "REASON_RESOLVED_")
 REASON_WORDS = {number: word for word, number in REASONS_RESOLVED.items()}
 
 
+@lru_cache(maxsize=4096)
 def stamp(moment: datetime) -> Timestamp:
-    """An instant as a timestamp in whole milliseconds."""
+    """An instant as a timestamp in whole milliseconds. It is shared: to be copied, never changed."""
     return Timestamp(seconds=int(moment.timestamp() // 1), nanos=moment.microsecond // 1000 * 1_000_000)
 
 

@@ -479,7 +479,15 @@ class Dispatcher:
         for claimer in self._claimers.values():
             claimer.pending()
         if self._rechecking is None or self._rechecking.done():
-            self._rechecking = self._spawn(self._recheck())
+            self._rechecking = self._spawn(self._recheck_surely())
+
+    async def _recheck_surely(self) -> None:
+        """What was missed is not told again, so the database is waited for."""
+        while not self._stopping:
+            try:
+                return await self._recheck()
+            except Unavailable:
+                await asyncio.sleep(random.uniform(0.2, 0.5))
 
     async def _recheck(self) -> None:
         """Revokes what its stream no longer holds; the word of that may have been lost."""

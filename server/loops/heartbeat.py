@@ -29,6 +29,7 @@ class Heartbeat:
         self._dispatcher = dispatcher
         self._clock = clock
         self._known = False
+        self._buried = False
 
     async def beat(self) -> None:
         """One heartbeat. Raises Unavailable when the database is away."""
@@ -42,8 +43,11 @@ class Heartbeat:
         machine.hub.has_peers = others > 0
         if was_unknown and self._known:
             log.warning("this process had been taken for dead; its runs are taken back")
-            await self._dispatcher.readopt()
+            self._buried = True
         self._known = True
+        if self._buried:
+            await self._dispatcher.readopt()
+            self._buried = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Beats until `stop`."""
