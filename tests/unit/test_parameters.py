@@ -59,7 +59,7 @@ def test_bytes_go_binary_and_leave_the_others_as_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{"a": 1}, object(), datetime(2024, 1, 1), [["nested"]], [{"a": 1}], 1j], ids=repr
+    "value", [{"a": 1}, Ellipsis, datetime(2024, 1, 1), [["nested"]], [{"a": 1}], 1j], ids=repr
 )
 def test_what_has_no_form_is_refused(value: Any) -> None:
     with pytest.raises(TypeError):
