@@ -127,6 +127,9 @@ class EmbeddedPostgres:
         """SIGKILL for the postmaster and all its children at once, as a power cut would; for fault tests."""
         if self._process is None:
             return
+        # Stopped, it makes no more children while they are counted: one left over would wait for ever for
+        # a lock that a killed one holds, and keep the shared memory.
+        send_signal(self._process.pid, signal.SIGSTOP)
         family = [self._process.pid, *children(self._process.pid)]
         for pid in family:
             send_signal(pid, signal.SIGKILL)
@@ -349,7 +352,12 @@ def _socket_dir(cluster: Path) -> Path:
     if len(os.fsencode(cluster / f".s.PGSQL.{_PORT}")) < _SOCKET_PATH_LIMIT:
         return cluster
     digest = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"tcqueue-{os.geteuid()}-{digest}"
+    name = f"tcqueue-{os.geteuid()}-{digest}"
+    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        sockets = Path(folder) / name
+        if len(os.fsencode(sockets / f".s.PGSQL.{_PORT}")) < _SOCKET_PATH_LIMIT:
+            return sockets
+    raise EmbeddedError(f"no folder for PostgreSQL's socket has a path short enough; TMPDIR is {folder}")
 
 
 def _make_socket_dir(sockets: Path, account: Account | None) -> None:

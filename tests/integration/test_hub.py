@@ -249,7 +249,11 @@ async def test_a_lost_connection_is_replaced(which: str, dsn: str, hubs: Callabl
     one, two = await pair(hubs)
     ear = Ear(two)
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as killer:
-        sql = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = %s"
+        # Other tests share the server: only what is connected to this test's database.
+        sql = (
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where application_name = %s and datname = current_database()"
+        )
         assert [row[0] for row in await (await killer.execute(sql, [which])).fetchall()] == [True, True]
     if which == "tcqueue hub":
         await ear.until(lambda: ear.gaps >= 1)
