@@ -53,7 +53,8 @@ Start here:
   tcqueue worker demo/linux                        a worker that runs it
 
 Commands that call the queue read TCQUEUE_CLIENT_ADDRESS (default 127.0.0.1:50051),
-TCQUEUE_CLIENT_ID and TCQUEUE_CLIENT_ACCESS_TOKEN. `tcqueue COMMAND --help` says more.
+TCQUEUE_CLIENT_ID and TCQUEUE_CLIENT_ACCESS_TOKEN; for TLS an address with https:// and
+TCQUEUE_CLIENT_CA_FILE, _CERT_FILE and _KEY_FILE. `tcqueue COMMAND --help` says more.
 """
 
 

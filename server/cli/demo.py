@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -96,6 +97,17 @@ class _Demo:
 
     async def run(self, timeout_s: float) -> bool:
         """Runs the demo; whether every task completed, and the killed one in a second run."""
+        loop = asyncio.get_running_loop()
+        main = asyncio.current_task()
+        assert main is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, main.cancel)
+        try:
+            return await self._bounded(timeout_s)
+        except asyncio.CancelledError:
+            raise click.Abort from None
+
+    async def _bounded(self, timeout_s: float) -> bool:
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -114,6 +126,8 @@ class _Demo:
         for number in range(1, self._wanted + 1):
             name = f"worker-{number}"
             arguments = ["worker", _QUEUE, "--group", _GROUP, "--id", name, "--log-dir", "logs"]
+            # Once the demo is over, or interrupted, nobody waits for what still runs.
+            arguments += ["--grace", "0"]
             worker = await DemoProcess.start(name, arguments, self._folder, environment)
             self._workers[name] = worker
             stack.push_async_callback(worker.stop)

@@ -73,6 +73,24 @@ async def test_a_demo_whose_work_fails_says_which_and_shows_its_log(tmp_path: Pa
     assert "2 of 3 tasks did not complete" in output
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server.cli", "demo"),
+        stdout=PIPE,
+        cwd=tmp_path,
+        env={**PLAIN, "TMPDIR": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    while b" running on demo/worker-" not in (line := await process.stdout.readline()):
+        assert line, "it ended before a task ran"
+    process.send_signal(signal.SIGTERM)
+    await process.communicate()
+    assert process.returncode == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_the_demo_needs_the_repository(tmp_path: Path) -> None:
     code, output = await run_demo(tmp_path, "--repository", str(tmp_path))
     assert code == 1

@@ -11,12 +11,21 @@ import urllib.request
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
-from server.client.channel import open_aio_channel
+from server.client.channel import Tls, open_aio_channel
 from server.client.credentials import Credentials
 from server.identity.secrets import new_key
 from server.store import embedded
@@ -187,6 +196,54 @@ async def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> No
     assert errors.decode().startswith("error: the database cannot be reached")
     assert "hint: check DATABASE_URL" in errors.decode()
     assert "Traceback" not in errors.decode()
+
+
+@pytest.mark.timeout(120)
+async def test_tls_protects_the_door_and_can_ask_for_a_certificate(dsn: str, tmp_path: Path) -> None:
+    cert, key = _certificate(tmp_path, "door")
+    mine, my_key = _certificate(tmp_path, "me")
+    variables = {
+        "DATABASE_URL": dsn,
+        "TCQUEUE_ENCRYPTION_KEY": new_key(),
+        "TCQUEUE_TLS_CERT_FILE": cert,
+        "TCQUEUE_TLS_KEY_FILE": key,
+        "TCQUEUE_TLS_CLIENT_CA_FILE": mine,
+    }
+    async with serving(tmp_path, **variables) as (process, said):
+        for tls, code in [
+            (Tls(cert, mine, my_key), None),
+            (Tls(cert), grpc.StatusCode.UNAVAILABLE),
+            (Tls(mine, mine, my_key), grpc.StatusCode.UNAVAILABLE),
+            (None, grpc.StatusCode.UNAVAILABLE),
+        ]:
+            async with open_aio_channel(said["grpc"], tls, options=[]) as channel:
+                ping = QueueStub(channel).Ping(PingRequest(), timeout=PATIENCE_S)
+                if code is None:
+                    assert (await ping).alive
+                else:
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        await ping
+                    assert caught.value.code() is code
+        assert await stopped(process) == 0
+
+
+def _certificate(folder: Path, name: str) -> tuple[str, str]:
+    """Files with a certificate that signed itself, for 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / f"{name}.pem", folder / f"{name}.key"
+    files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return str(files[0]), str(files[1])
 
 
 def _lives(pid: int) -> bool:
