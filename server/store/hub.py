@@ -195,7 +195,9 @@ class NotifyHub:
             return
         if process_id == self.process_id:
             return
-        self._peer_heard = time.monotonic()
+        if process_id:
+            # A command that tells of a change, or our own transaction, is nobody who listens.
+            self._peer_heard = time.monotonic()
         if kind == _HELLO:
             self.has_peers = True
         elif kind == _GAP:
