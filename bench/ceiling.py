@@ -38,13 +38,13 @@ WITH picked AS (
     SELECT ctid AS row_id FROM bench_life WHERE state = 'pending'
     ORDER BY seq LIMIT {n} FOR UPDATE SKIP LOCKED
 )
-UPDATE bench_life l SET state = 'running', worker = 'w:client_id', claimed = now()
+UPDATE bench_life l SET state = 'running', worker = 'w' || :client_id::text, claimed = now()
 FROM picked p WHERE l.ctid = p.row_id;
 INSERT INTO bench_log (what) VALUES (repeat('running', {n}));
 COMMIT;
 BEGIN;
 UPDATE bench_life SET state = 'completed', resolved = now()
-WHERE id = ANY (ARRAY(SELECT id FROM bench_life WHERE state = 'running' AND worker = 'w:client_id'));
+WHERE id = ANY (ARRAY(SELECT id FROM bench_life WHERE state = 'running' AND worker = 'w' || :client_id::text));
 INSERT INTO bench_log (what) VALUES (repeat('resolved', {n}));
 COMMIT;
 """
