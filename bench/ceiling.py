@@ -44,7 +44,9 @@ INSERT INTO bench_log (what) VALUES (repeat('running', {n}));
 COMMIT;
 BEGIN;
 UPDATE bench_life SET state = 'completed', resolved = now()
-WHERE id = ANY (ARRAY(SELECT id FROM bench_life WHERE state = 'running' AND worker = 'w' || :client_id::text));
+WHERE id = ANY (ARRAY(
+    SELECT id FROM bench_life WHERE state = 'running' AND worker = 'w' || :client_id::text
+));
 INSERT INTO bench_log (what) VALUES (repeat('resolved', {n}));
 COMMIT;
 """
