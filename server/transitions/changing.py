@@ -1,7 +1,8 @@
 """Accepts and resolutions together, in one transaction for a batch of both.
 
 A stream's accept and the resolution behind it take the same locks and write the same log; written
-apart they were two transactions a life. Within a batch a task's accept goes before its resolution, whatever the distance between them.
+apart they were two transactions a life. Within a batch a task's accept goes before its resolution,
+whatever the distance between them.
 """
 
 from __future__ import annotations
