@@ -172,16 +172,15 @@ async def claim_task(call: Call, request: ClaimTaskRequest) -> ClaimTaskResponse
         raise RequestConflict(f"worker {request.worker_group}/{request.worker_id} is quarantined")
     if request.run_id > task.last_run:
         raise ResourceNotFound(f"task {request.task_id} has no run {request.run_id}", taskId=request.task_id)
-    claimed = await claiming.claim_run_by_name(
+    facts = await claiming.claim_run_by_name(
         services.machine, request.task_id, request.run_id, request.worker_group, request.worker_id
     )
-    if claimed is None:
+    if facts is None:
         raise RequestConflict(
             f"run {request.run_id} of task {request.task_id} cannot be claimed: it is not pending, or not "
             "the last run",
             taskId=request.task_id,
         )
-    facts, _ = claimed
     rows = await services.db.fetch(_SQL["read_task_definitions"], ([request.task_id],))
     now = services.clock.now()
     run = facts.runs[request.run_id]

@@ -184,10 +184,10 @@ async def claim_runs(machine: Machine, queue_id: str, workers: Sequence[tuple[st
 
 async def claim_run_by_name(
     machine: Machine, task_id: str, run_id: int, worker_group: str, worker_id: str
-) -> tuple[TaskFacts, datetime] | None:
+) -> TaskFacts | None:
     """Claims one given run, or finds it claimed by name by the same worker; None if neither.
 
-    The task's deadline and the run's existence are the caller's to check. Returns the facts and now.
+    The task's deadline and the run's existence are the caller's to check. Returns the task's facts.
     """
 
     async def run(tx: Transaction) -> tuple[TaskFacts | None, Effects]:
@@ -215,7 +215,7 @@ async def claim_run_by_name(
 
     facts, effects = await machine.db.in_transaction(run)
     machine.tell(effects)
-    return None if facts is None else (facts, facts.runs[run_id].started or facts.runs[run_id].scheduled)
+    return facts
 
 
 async def reclaim_runs(machine: Machine, items: Sequence[Reclaim]) -> list[Reclaimed | QueueError]:
