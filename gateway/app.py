@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from server.config import SettingsError
 from server.errors import QueueError
+from server.pipeline import Pipeline
 from server.services import Services
 from server.store.statements import load
 from server.version import version_object
@@ -74,8 +75,8 @@ def application(services: Services) -> Starlette:
 class HttpDoor:
     """Serves the application until closed."""
 
-    def __init__(self, services: Services, address: str, *, reuse_port: bool) -> None:
-        self._address = address
+    def __init__(self, services: Services, pipelines: Sequence[Pipeline], *, reuse_port: bool) -> None:
+        self._address = services.settings.http_listen
         self._reuse_port = reuse_port
         config = uvicorn.Config(
             application(services),

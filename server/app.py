@@ -54,7 +54,8 @@ from tcqueue.v1 import queue_service_pb2
 
 log = structlog.get_logger(__name__)
 
-QUEUE = queue_service_pb2.DESCRIPTOR.services_by_name["Queue"]
+#: Every service that both doors serve.
+SERVICES = (queue_service_pb2.DESCRIPTOR.services_by_name["Queue"],)
 
 #: What the server allows of clients' keepalive; server/client sends along what goes with it.
 _KEEPALIVE = (
@@ -177,7 +178,7 @@ async def _serve(
 ) -> None:
     settings = process.services.settings
     serving = Serving(process.services, process.prepared)
-    pipeline = Pipeline(process.services, QUEUE)
+    pipelines = open_pipelines(process.services)
     background: list[Coroutine[Any, Any, None]] = [
         process.heartbeat.run(stop),
         process.heartbeat.upkeep(stop),
@@ -187,12 +188,8 @@ async def _serve(
     tasks = [asyncio.create_task(work) for work in background]
     for task in tasks:
         task.add_done_callback(lambda done: stop.set())
-    door = GrpcDoor(settings, pipeline, reuse_port=reuse_port) if settings.grpc_listen else None
-    http = (
-        HttpDoor(process.services, settings.http_listen, reuse_port=reuse_port)
-        if settings.http_listen
-        else None
-    )
+    door = GrpcDoor(settings, pipelines, reuse_port=reuse_port) if settings.grpc_listen else None
+    http = HttpDoor(process.services, pipelines, reuse_port=reuse_port) if settings.http_listen else None
     try:
         if door is not None:
             serving.grpc_port = await door.open()
@@ -213,6 +210,11 @@ async def _serve(
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def open_pipelines(services: Services) -> list[Pipeline]:
+    """The pipeline of every service."""
+    return [Pipeline(services, service) for service in SERVICES]
 
 
 def loops(services: Services) -> Sequence[loop_base.Loop]:
@@ -244,7 +246,7 @@ def loops(services: Services) -> Sequence[loop_base.Loop]:
 class GrpcDoor:
     """The gRPC server: the queue, health by service, reflection."""
 
-    def __init__(self, settings: Settings, pipeline: Pipeline, *, reuse_port: bool) -> None:
+    def __init__(self, settings: Settings, pipelines: Sequence[Pipeline], *, reuse_port: bool) -> None:
         self._settings = settings
         # grpcio-health-checking has no types for its asyncio half.
         self._health: Any = getattr(health, "aio").HealthServicer()  # noqa: B009
@@ -262,9 +264,10 @@ class GrpcDoor:
                 *_KEEPALIVE,
             ]
         )
-        self._server.add_generic_rpc_handlers((rpc.generic_handler(QUEUE.full_name, pipeline),))
+        self._names = [pipeline.service_name for pipeline in pipelines]
+        self._server.add_generic_rpc_handlers(tuple(map(rpc.generic_handler, pipelines)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (QUEUE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         pool: Any = _MethodsToo()
         reflection.enable_server_reflection(names, self._server, pool)
 
@@ -281,7 +284,7 @@ class GrpcDoor:
         except RuntimeError as e:
             raise SettingsError(f"cannot listen on {address} (TCQUEUE_GRPC_LISTEN): is it in use?") from e
         await self._server.start()
-        for name in ("", QUEUE.full_name):
+        for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return port
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.domain.scope_expressions import forbidden_message
 from server.errors import InsufficientScopes, QueueError
-from server.identity.model import Identity
+from server.identity.model import Credential, Identity
 from server.methods import Method
 
 if TYPE_CHECKING:
@@ -19,12 +19,20 @@ class Call:
     first use of `identity` or `authorize`, which is where the check belongs for methods whose scopes
     depend on stored state (queue.md 3, class D)."""
 
-    __slots__ = ("_identity", "authorized", "check", "method", "services")
+    __slots__ = ("_identity", "authorized", "check", "credential", "method", "services")
 
-    def __init__(self, method: Method, identity: Identity | QueueError, services: Services) -> None:
+    def __init__(
+        self,
+        method: Method,
+        identity: Identity | QueueError,
+        services: Services,
+        credential: Credential = None,
+    ) -> None:
         self.method = method
         self._identity = identity
         self.services = services
+        #: What the caller brought, unverified; for the methods that test credentials.
+        self.credential = credential
         self.authorized = method.scopes is None
         #: For methods whose requests are a stream: validates one message against its declared rules.
         self.check: Callable[[Any], None] = _nothing

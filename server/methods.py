@@ -23,12 +23,30 @@ _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
+class HttpRule:
+    """A method's place on the HTTP door, from google.api.http and our own options.
+
+    `template` is the whole path with `{field}` or `{field=**}` in it; `body` the request field that the
+    JSON body fills, `*` for the message itself, empty for none; `query` the fields that the query string
+    fills; `response_body` the response field that is the JSON answer, empty for the message itself.
+    """
+
+    verb: str
+    template: str
+    body: str
+    query: tuple[str, ...]
+    response_body: str
+    success_status: int
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """One rpc. `scopes` is None for a public method; `early` is class U of queue.md 3: its scopes need
     nothing but request fields that a URL path carries, so they are checked before anything else."""
 
     name: str
     full_name: str
+    service: str
     reference_name: str
     handler_name: str
     request_class: type[Message]
@@ -38,6 +56,7 @@ class Method:
     scopes: scope_expressions.CompiledExpression | None
     early: bool
     path_fields: frozenset[str]
+    http: HttpRule | None
     read_parameters: Callable[[Any], Mapping[str, Any]]
 
     @property
@@ -74,6 +93,7 @@ def _read(descriptor: MethodDescriptor) -> Method:
     return Method(
         name=descriptor.name,
         full_name=f"/{descriptor.containing_service.full_name}/{descriptor.name}",
+        service=descriptor.containing_service.GetOptions().Extensions[options_pb2.service].name,
         reference_name=rules.name,
         handler_name=_WORD.sub("_", descriptor.name).lower(),
         request_class=GetMessageClass(descriptor.input_type),
@@ -83,7 +103,29 @@ def _read(descriptor: MethodDescriptor) -> Method:
         scopes=scopes,
         early=early,
         path_fields=path_fields or frozenset(known if early else ()),
+        http=_http_rule(descriptor, http, rules, path_fields) if pattern else None,
         read_parameters=_reader([(p, scalars[p]) for p in parameters]) if early else _no_parameters,
+    )
+
+
+def _http_rule(
+    descriptor: MethodDescriptor, http: Any, rules: options_pb2.MethodRules, path_fields: frozenset[str]
+) -> HttpRule:
+    verb = http.WhichOneof("pattern")
+    names = [field.name for field in descriptor.input_type.fields if field.name not in path_fields]
+    if http.body == "*":
+        query = [name for name in names if name in rules.query]
+    elif http.body:
+        query = [name for name in names if name != http.body]
+    else:
+        query = names
+    return HttpRule(
+        verb=verb.upper(),
+        template=getattr(http, verb),
+        body=http.body,
+        query=tuple(query),
+        response_body=http.response_body,
+        success_status=rules.success_status or 200,
     )
 
 

@@ -20,10 +20,11 @@ _DOMAIN = "tcqueue"
 _REASON_LIMIT = 3000
 
 
-def generic_handler(service_name: str, pipeline: Pipeline) -> grpc.GenericRpcHandler[Any, Any]:
+def generic_handler(pipeline: Pipeline) -> grpc.GenericRpcHandler[Any, Any]:
     """A handler for every method of the service, without interceptors: each costs a call dearly."""
     return grpc.method_handlers_generic_handler(
-        service_name, {method.name: _method_handler(method, pipeline) for method in pipeline.methods.values()}
+        pipeline.service_name,
+        {method.name: _method_handler(method, pipeline) for method in pipeline.methods.values()},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 from server.handlers import (
@@ -21,33 +22,36 @@ from server.handlers import (
 )
 from server.methods import Method
 
-MODULES = (
-    claims,
-    events,
-    monitoring,
-    provisioners,
-    runs,
-    task_group_reading,
-    task_groups,
-    task_queues,
-    task_reading,
-    tasks,
-    workers,
-)
+#: The handler modules of each service, by its full name.
+MODULES: dict[str, tuple[ModuleType, ...]] = {
+    "tcqueue.v1.Queue": (
+        claims,
+        events,
+        monitoring,
+        provisioners,
+        runs,
+        task_group_reading,
+        task_groups,
+        task_queues,
+        task_reading,
+        tasks,
+        workers,
+    ),
+}
 
 #: A coroutine function, or an async generator function for an rpc that answers with a stream.
 Handler = Callable[..., Any]
 
 
-def find(methods: Iterable[Method]) -> dict[str, Handler]:
-    """The handlers there are, by rpc name; an rpc that nobody handles yet is missing.
+def find(service: str, methods: Iterable[Method]) -> dict[str, Handler]:
+    """The handlers of a service, by rpc name; an rpc that nobody handles yet is missing.
 
     Raises RuntimeError if two modules handle one rpc, or a handler is not the kind its rpc needs.
     """
     found: dict[str, Handler] = {}
     for method in methods:
         name = method.handler_name
-        for module in MODULES:
+        for module in MODULES[service]:
             handler = vars(module).get(name)
             if handler is None or handler.__module__ != module.__name__:
                 continue

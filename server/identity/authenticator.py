@@ -15,7 +15,7 @@ from server.errors import QueueError
 from server.identity import certificates, tokens
 from server.identity.changes import CHANNEL, CLIENT, ROLES
 from server.identity.directory import Directory
-from server.identity.model import NOBODY, Identity
+from server.identity.model import NOBODY, Credential, HawkRequest, Identity
 from server.identity.secrets import SecretBox
 from server.store.database import Database
 from server.store.hub import NotifyHub
@@ -72,6 +72,19 @@ class Authenticator:
         self._unsubscribe = []
         running = [*self._background, *([self._loading] if self._loading else [])]
         await asyncio.gather(*running, return_exceptions=True)
+
+    def authenticate_now(self, credential: Credential) -> Identity | None:
+        """The identity of a credential, when that can be told without waiting for anything; None when
+        `authenticate` must be asked. AuthenticationFailed as there."""
+        if isinstance(credential, HawkRequest):
+            return None
+        return self.authenticate_cached(credential)
+
+    async def authenticate(self, credential: Credential) -> Identity:
+        """The identity behind a credential of any kind; AuthenticationFailed, Unavailable."""
+        if isinstance(credential, HawkRequest):
+            return await self.authenticate_bearer(None)
+        return await self.authenticate_bearer(credential)
 
     def authenticate_cached(self, token: str | None) -> Identity | None:
         """The identity of a token verified before; None when `authenticate_bearer` must be asked."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from server.domain.scopes import ScopeSet
 
@@ -36,6 +36,27 @@ class Identity:
     scopes: ScopeSet
     expires: float
     scheme: Literal["none", "bearer", "hawk"]
+
+
+@dataclass(frozen=True, slots=True)
+class HawkRequest:
+    """An HTTP request as its signature sees it (auth.md 1, 2): the header, or a bewit inside `resource`.
+
+    `resource` is the path and query as they stood on the request line, byte for byte; `host` is in lower
+    case, IPv6 in brackets. `payload` is the content type (None without one) and the body, against which
+    the signature's payload hash is held; None where the caller checks that itself.
+    """
+
+    method: str
+    resource: str
+    host: str
+    port: int
+    authorization: str | None
+    payload: tuple[str | None, bytes] | None = None
+
+
+Credential: TypeAlias = str | HawkRequest | None
+"""What a call brings: a bearer token, an HTTP request signed or not, or nothing at all."""
 
 
 def is_client_id(value: object) -> bool:

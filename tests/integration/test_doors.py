@@ -22,9 +22,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.app import HttpDoor
 from server import app
-from server.app import QUEUE, GrpcDoor
+from server.app import GrpcDoor, open_pipelines
 from server.config import Settings, SettingsError
-from server.pipeline import Pipeline
 from tcqueue.v1.monitoring_pb2 import PingRequest
 from tcqueue.v1.queue_service_pb2_grpc import QueueStub
 
@@ -39,7 +38,7 @@ async def process(server_settings: Settings) -> AsyncIterator[app.Process]:
 
 def _door(process: app.Process, **changes: Any) -> GrpcDoor:
     settings = dataclasses.replace(process.services.settings, **changes)
-    return GrpcDoor(settings, Pipeline(process.services, QUEUE), reuse_port=False)
+    return GrpcDoor(settings, open_pipelines(process.services), reuse_port=False)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +139,9 @@ async def test_a_port_in_use_is_said_so(process: app.Process) -> None:
 
 
 async def test_the_http_side(process: app.Process) -> None:
-    door = HttpDoor(process.services, "127.0.0.1:0", reuse_port=False)
+    settings = dataclasses.replace(process.services.settings, http_listen="127.0.0.1:0")
+    services = dataclasses.replace(process.services, settings=settings)
+    door = HttpDoor(services, open_pipelines(services), reuse_port=False)
     port = await door.open()
 
     def get(path: str) -> tuple[int, bytes]:

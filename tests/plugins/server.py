@@ -226,9 +226,9 @@ def server_settings(settings: Settings, request: pytest.FixtureRequest) -> Setti
 
 @asynccontextmanager
 async def _grpc(services: Services) -> AsyncIterator[Door]:
-    from server import app, pipeline
+    from server import app
 
-    opened = app.GrpcDoor(services.settings, pipeline.Pipeline(services, app.QUEUE), reuse_port=False)
+    opened = app.GrpcDoor(services.settings, app.open_pipelines(services), reuse_port=False)
     door = GrpcDoor(await opened.open())
     try:
         yield door

@@ -42,8 +42,10 @@ class _Rules(NamedTuple):
 @cache
 def _rules() -> _Rules:
     """Read once, and only by sessions with a test that calls something."""
-    methods = read_service(queue_service_pb2.DESCRIPTOR.services_by_name["Queue"])
-    return _Rules(methods, RequestValidator(list(methods.values())), registry.find(methods.values()))
+    service = queue_service_pb2.DESCRIPTOR.services_by_name["Queue"]
+    methods = read_service(service)
+    handlers = registry.find(service.full_name, methods.values())
+    return _Rules(methods, RequestValidator(list(methods.values())), handlers)
 
 
 class Api:

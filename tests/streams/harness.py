@@ -22,7 +22,6 @@ from server.identity import tokens
 from server.identity.secrets import new_key
 from server.loops.claims import ClaimExpiry
 from server.loops.deadlines import Deadlines
-from server.pipeline import Pipeline
 from tcqueue.v1.claim_pb2 import (
     Claim,
     ClaimWorkAccept,
@@ -424,7 +423,7 @@ class Cluster:
     async def _instance(self, settings: Settings) -> AsyncIterator[Instance]:
         process = await app.start(settings)
         stop = asyncio.Event()
-        door = app.GrpcDoor(settings, Pipeline(process.services, app.QUEUE), reuse_port=False)
+        door = app.GrpcDoor(settings, app.open_pipelines(process.services), reuse_port=False)
         instance = Instance(process, door, await door.open(), self.metadata)
         upkeep = asyncio.create_task(process.heartbeat.upkeep(stop))
         try:

@@ -25,25 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tcqueue/v1/options.proto\x12\ntcqueue.v1\x1a google/protobuf/descriptor.proto\"<\n\x0cServiceRules\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\"\xab\x01\n\x0bMethodRules\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12(\n\tstability\x18\x04 \x01(\x0e\x32\x15.tcqueue.v1.Stability\x12+\n\x06scopes\x18\x05 \x01(\x0b\x32\x1b.tcqueue.v1.ScopeExpression\x12\x16\n\x0esuccess_status\x18\x06 \x01(\x05\"0\n\nFieldRules\x12\x10\n\x08raw_json\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x64\x64itive\x18\x02 \x01(\x08\"\xb8\x01\n\x0fScopeExpression\x12\x0f\n\x05scope\x18\x01 \x01(\tH\x00\x12.\n\x06\x61ll_of\x18\x02 \x01(\x0b\x32\x1c.tcqueue.v1.ScopeExpressionsH\x00\x12.\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x1c.tcqueue.v1.ScopeExpressionsH\x00\x12,\n\x08\x66or_each\x18\x04 \x01(\x0b\x32\x18.tcqueue.v1.ScopeForEachH\x00\x42\x06\n\x04\x66orm\";\n\x10ScopeExpressions\x12\'\n\x02of\x18\x01 \x03(\x0b\x32\x1b.tcqueue.v1.ScopeExpression\":\n\x0cScopeForEach\x12\x10\n\x08variable\x18\x01 \x01(\t\x12\n\n\x02in\x18\x02 \x01(\t\x12\x0c\n\x04\x65\x61\x63h\x18\x03 \x01(\t*r\n\tStability\x12\x19\n\x15STABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10STABILITY_STABLE\x10\x01\x12\x1a\n\x16STABILITY_EXPERIMENTAL\x10\x02\x12\x18\n\x14STABILITY_DEPRECATED\x10\x03:I\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xc5\x8a\x03 \x01(\x0b\x32\x17.tcqueue.v1.MethodRules:F\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xc6\x8a\x03 \x01(\x0b\x32\x16.tcqueue.v1.FieldRules:L\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xc7\x8a\x03 \x01(\x0b\x32\x18.tcqueue.v1.ServiceRulesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tcqueue/v1/options.proto\x12\ntcqueue.v1\x1a google/protobuf/descriptor.proto\"<\n\x0cServiceRules\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\"\xba\x01\n\x0bMethodRules\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12(\n\tstability\x18\x04 \x01(\x0e\x32\x15.tcqueue.v1.Stability\x12+\n\x06scopes\x18\x05 \x01(\x0b\x32\x1b.tcqueue.v1.ScopeExpression\x12\x16\n\x0esuccess_status\x18\x06 \x01(\x05\x12\r\n\x05query\x18\x07 \x03(\t\"Z\n\nFieldRules\x12\x10\n\x08raw_json\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x64\x64itive\x18\x02 \x01(\x08\x12\x12\n\nomit_empty\x18\x03 \x01(\x08\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x04 \x01(\t\"\xb8\x01\n\x0fScopeExpression\x12\x0f\n\x05scope\x18\x01 \x01(\tH\x00\x12.\n\x06\x61ll_of\x18\x02 \x01(\x0b\x32\x1c.tcqueue.v1.ScopeExpressionsH\x00\x12.\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x1c.tcqueue.v1.ScopeExpressionsH\x00\x12,\n\x08\x66or_each\x18\x04 \x01(\x0b\x32\x18.tcqueue.v1.ScopeForEachH\x00\x42\x06\n\x04\x66orm\";\n\x10ScopeExpressions\x12\'\n\x02of\x18\x01 \x03(\x0b\x32\x1b.tcqueue.v1.ScopeExpression\":\n\x0cScopeForEach\x12\x10\n\x08variable\x18\x01 \x01(\t\x12\n\n\x02in\x18\x02 \x01(\t\x12\x0c\n\x04\x65\x61\x63h\x18\x03 \x01(\t*r\n\tStability\x12\x19\n\x15STABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10STABILITY_STABLE\x10\x01\x12\x1a\n\x16STABILITY_EXPERIMENTAL\x10\x02\x12\x18\n\x14STABILITY_DEPRECATED\x10\x03:I\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xc5\x8a\x03 \x01(\x0b\x32\x17.tcqueue.v1.MethodRules:F\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xc6\x8a\x03 \x01(\x0b\x32\x16.tcqueue.v1.FieldRules:L\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xc7\x8a\x03 \x01(\x0b\x32\x18.tcqueue.v1.ServiceRulesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tcqueue.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STABILITY']._serialized_start=668
-  _globals['_STABILITY']._serialized_end=782
+  _globals['_STABILITY']._serialized_start=725
+  _globals['_STABILITY']._serialized_end=839
   _globals['_SERVICERULES']._serialized_start=74
   _globals['_SERVICERULES']._serialized_end=134
   _globals['_METHODRULES']._serialized_start=137
-  _globals['_METHODRULES']._serialized_end=308
-  _globals['_FIELDRULES']._serialized_start=310
-  _globals['_FIELDRULES']._serialized_end=358
-  _globals['_SCOPEEXPRESSION']._serialized_start=361
-  _globals['_SCOPEEXPRESSION']._serialized_end=545
-  _globals['_SCOPEEXPRESSIONS']._serialized_start=547
-  _globals['_SCOPEEXPRESSIONS']._serialized_end=606
-  _globals['_SCOPEFOREACH']._serialized_start=608
-  _globals['_SCOPEFOREACH']._serialized_end=666
+  _globals['_METHODRULES']._serialized_end=323
+  _globals['_FIELDRULES']._serialized_start=325
+  _globals['_FIELDRULES']._serialized_end=415
+  _globals['_SCOPEEXPRESSION']._serialized_start=418
+  _globals['_SCOPEEXPRESSION']._serialized_end=602
+  _globals['_SCOPEEXPRESSIONS']._serialized_start=604
+  _globals['_SCOPEEXPRESSIONS']._serialized_end=663
+  _globals['_SCOPEFOREACH']._serialized_start=665
+  _globals['_SCOPEFOREACH']._serialized_end=723
 # @@protoc_insertion_point(module_scope)

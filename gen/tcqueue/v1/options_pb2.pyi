@@ -93,6 +93,7 @@ class MethodRules(_message.Message):
     STABILITY_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     SUCCESS_STATUS_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the reference, for instance `createTask`. Empty: gRPC only."""
     title: _builtins.str
@@ -107,6 +108,10 @@ class MethodRules(_message.Message):
     def scopes(self) -> Global___ScopeExpression:
         """What the caller must hold. Absent: the method is public and looks at no credentials."""
 
+    @_builtins.property
+    def query(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Request fields that travel in the query string although the body is `*`."""
+
     def __init__(
         self,
         *,
@@ -116,10 +121,11 @@ class MethodRules(_message.Message):
         stability: Global___Stability.ValueType = ...,
         scopes: Global___ScopeExpression | None = ...,
         success_status: _builtins.int = ...,
+        query: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scopes", b"scopes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "name", b"name", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "name", b"name", "query", b"query", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,19 +139,27 @@ class FieldRules(_message.Message):
 
     RAW_JSON_FIELD_NUMBER: _builtins.int
     ADDITIVE_FIELD_NUMBER: _builtins.int
+    OMIT_EMPTY_FIELD_NUMBER: _builtins.int
+    DEFAULT_JSON_FIELD_NUMBER: _builtins.int
     raw_json: _builtins.bool
     """The string holds JSON text that is spliced in as a value, digit for digit."""
     additive: _builtins.bool
     """The field is newer than the oldest contract kept and is always sent."""
+    omit_empty: _builtins.bool
+    """A list that is left out of the JSON when it is empty, instead of being sent as `[]`."""
+    default_json: _builtins.str
+    """JSON text of the value that stands for the field when a request leaves it out."""
     def __init__(
         self,
         *,
         raw_json: _builtins.bool = ...,
         additive: _builtins.bool = ...,
+        omit_empty: _builtins.bool = ...,
+        default_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additive", b"additive", "raw_json", b"raw_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additive", b"additive", "default_json", b"default_json", "omit_empty", b"omit_empty", "raw_json", b"raw_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
