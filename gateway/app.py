@@ -1,89 +1,61 @@
-"""The HTTP door: Starlette on uvicorn, for people, probes and Prometheus."""
+"""The HTTP door: the API and the pages as one ASGI application on uvicorn."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
-from server.config import SettingsError
-from server.errors import QueueError
+from gateway import pages
+from gateway.api import Api, Scope
+from gateway.protocol import Protocol
+from server.config import Settings, SettingsError
 from server.pipeline import Pipeline
 from server.services import Services
-from server.store.statements import load
-from server.version import version_object
 
-PROBE = load("database")["probe"]
-
-_PAGE = """tcqueue {version}
-
-gRPC    the queue itself; try: grpcurl -plaintext <host>:50051 list
-/metrics  Prometheus
-/__heartbeat__  /__lbheartbeat__  /__version__
-"""
+KEEP_ALIVE_S = 90
+"""How long an idle connection stays open; more than proxies wait before they reuse one (compat.md 6)."""
 
 
-def application(services: Services) -> Starlette:
-    """The ASGI application."""
+class Gateway:
+    """The ASGI application: sends a request to the API or to the pages."""
 
-    async def page(_: Request) -> Response:
-        return PlainTextResponse(_PAGE.format(version=version_object()["version"]))
+    def __init__(self, services: Services, pipelines: Sequence[Pipeline]) -> None:
+        self._api = Api(pipelines, trust_proxy=services.settings.trust_proxy)
+        self._pages = pages.application(services)
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-    async def heartbeat(_: Request) -> Response:
-        try:
-            await services.db.fetch(PROBE)
-        except QueueError as e:
-            return JSONResponse({"code": e.code, "message": e.message}, status_code=503)
-        return JSONResponse({})
-
-    async def lbheartbeat(_: Request) -> Response:
-        return JSONResponse({})
-
-    async def version(_: Request) -> Response:
-        return JSONResponse(version_object())
-
-    async def robots(_: Request) -> Response:
-        return PlainTextResponse("User-Agent: *\nDisallow: /\n")
-
-    async def not_found(_: Request, __: Exception) -> Response:
-        return JSONResponse({"error": "Not found"}, status_code=404)
-
-    return Starlette(
-        routes=[
-            Route("/", page),
-            Route("/metrics", metrics),
-            Route("/__heartbeat__", heartbeat),
-            Route("/__lbheartbeat__", lbheartbeat),
-            Route("/__version__", version),
-            Route("/robots.txt", robots),
-        ],
-        exception_handlers={404: not_found, 405: not_found},
-    )
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Answers one request."""
+        if scope["raw_path"].startswith((b"/api/", b"/v1/")):
+            await self._api(scope, receive, send)
+        else:
+            await self._pages(scope, receive, send)
 
 
 class HttpDoor:
     """Serves the application until closed."""
 
     def __init__(self, services: Services, pipelines: Sequence[Pipeline], *, reuse_port: bool) -> None:
-        self._address = services.settings.http_listen
+        settings = services.settings
+        self._address = settings.http_listen
         self._reuse_port = reuse_port
         config = uvicorn.Config(
-            application(services),
+            Gateway(services, pipelines),
+            http=Protocol,
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",
-            timeout_graceful_shutdown=5,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, math.ceil(settings.shutdown_grace_s)),
+            **_tls(settings),
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
@@ -124,3 +96,14 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Captures none."""
         yield
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    if not settings.tls_cert_file and not settings.tls_key_file:
+        return {}
+    return {
+        "ssl_certfile": settings.tls_cert_file,
+        "ssl_keyfile": settings.tls_key_file,
+        "ssl_ca_certs": settings.tls_client_ca_file or None,
+        "ssl_cert_reqs": ssl.CERT_REQUIRED if settings.tls_client_ca_file else ssl.CERT_NONE,
+    }

@@ -200,16 +200,22 @@ async def _serve(
         log.info("serving", grpc=serving.grpc_port, http=serving.http_port)
         await stop.wait()
         log.info("draining", grace_s=settings.shutdown_grace_s)
-        if door is not None:
-            await door.close(process.services)
-        if http is not None:
-            await http.close()
+        await close_doors(process.services, *filter(None, (door, http)))
     finally:
         stop.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+async def close_doors(services: Services, *doors: GrpcDoor | HttpDoor) -> None:
+    """Closes the doors, and meanwhile ends watches (they resume elsewhere), long polls (empty) and claim
+    streams (politely), which would keep them open."""
+    closing = asyncio.gather(*(door.close() for door in doors))
+    await services.events.stop()
+    await services.dispatcher.drain("shutdown", services.settings.shutdown_grace_s / 2)
+    await closing
 
 
 def open_pipelines(services: Services) -> list[Pipeline]:
@@ -288,14 +294,10 @@ class GrpcDoor:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return port
 
-    async def close(self, services: Services) -> None:
-        """Says NOT_SERVING, ends watches (they resume elsewhere), drains claim streams, then calls."""
+    async def close(self) -> None:
+        """Says NOT_SERVING, takes no more calls, and ends those under way when their grace is over."""
         await self._health.enter_graceful_shutdown()
-        await services.events.stop()
-        grace = self._settings.shutdown_grace_s
-        stopping = asyncio.create_task(self._server.stop(grace))
-        await services.dispatcher.drain("shutdown", grace / 2)
-        await stopping
+        await self._server.stop(self._settings.shutdown_grace_s)
 
 
 class _MethodsToo:

@@ -37,6 +37,9 @@ class Settings:
     # Front doors
     grpc_listen: str = setting("127.0.0.1:50051", "address of the gRPC door; empty closes it")
     http_listen: str = setting("127.0.0.1:8080", "address of the HTTP door; empty closes it")
+    trust_proxy: bool = setting(
+        False, "believe X-Forwarded-Port and X-Forwarded-Proto, which a proxy in front must then set"
+    )
     tls_cert_file: str = setting("", "PEM certificate chain; with tls_key_file turns TLS on")
     tls_key_file: str = setting("", "PEM private key of tls_cert_file")
     tls_client_ca_file: str = setting("", "PEM CA; given, clients must present a certificate it signed")

@@ -23,11 +23,15 @@ class RequestValidator:
         for method in methods:
             self._validator.collect_violations(method.request_class())
 
+    def violations(self, message: Message) -> list[Violation]:
+        """Every rule of the proto that the message breaks; fields in the proto's names, dots between."""
+        return [_describe(v) for v in self._validator.collect_violations(message)]
+
     def check(self, method: Method, request: Message) -> None:
         """Raises InvalidRequestArguments if an id or paging field is wrong, else InputValidationError."""
-        violations = self._validator.collect_violations(request)
+        violations = self.violations(request)
         if violations:
-            _refuse(method.path_fields, [_describe(v) for v in violations])
+            _refuse(method.path_fields, violations)
         size = request.ByteSize()
         request.DiscardUnknownFields()
         if request.ByteSize() != size:

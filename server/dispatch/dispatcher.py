@@ -68,6 +68,7 @@ class Dispatcher:
             "withdraw", self._withdraw, lanes=1, max_linger=linger
         )
         self._claimers: dict[str, Claimer] = {}
+        self._polls: set[Waiter] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rechecking: asyncio.Task[Any] | None = None
         self._stopping = False
@@ -163,6 +164,7 @@ class Dispatcher:
         waiter = Waiter(worker_group, worker_id, wanted, asyncio.get_running_loop().create_future())
         claimer = self._claimer(queue_id)
         claimer.wait(waiter)
+        self._polls.add(waiter)
         try:
             return await asyncio.wait_for(asyncio.shield(waiter.result), wait_s)
         except TimeoutError:
@@ -172,6 +174,7 @@ class Dispatcher:
                 self._give_back(waiter.result.result())
             raise
         finally:
+            self._polls.discard(waiter)
             claimer.leave(waiter)
             if not waiter.result.done():
                 waiter.result.cancel()
@@ -230,7 +233,10 @@ class Dispatcher:
             )
 
     async def drain(self, reason: str, grace_s: float) -> None:
-        """Asks every worker to go elsewhere, then closes the streams."""
+        """Asks every worker to go elsewhere, lets the polls end empty, then closes the streams."""
+        for waiter in self._polls:
+            if not waiter.result.done():
+                waiter.result.set_result([])
         for session in self.sessions.values():
             if not session.draining:
                 session.send_drain(reason)

@@ -21,7 +21,7 @@ from tcqueue.v1 import queue_service_pb2
 METHODS = read_service(queue_service_pb2.DESCRIPTOR.services_by_name["Queue"])
 
 #: Tag and value of a field that no message has.
-_STRANGE_FIELD = b"\xf8\x7f\x01"
+STRANGE_FIELD = b"\xf8\x7f\x01"
 
 
 class Refused(Exception):
@@ -88,7 +88,7 @@ def refused(code: str, *words: str) -> Iterator[None]:
 
 def strange(message: Message) -> Message:
     """Puts a field into a message that its type does not have."""
-    message.MergeFromString(_STRANGE_FIELD)
+    message.MergeFromString(STRANGE_FIELD)
     return message
 
 

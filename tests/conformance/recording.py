@@ -6,18 +6,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import jsonschema
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT7
-
 from server.events.rows import read_row
-
-#: The reference's schemas, in a folder beside the checkout.
-SCHEMAS = Path(__file__).parents[2].parent / "shared/data/taskcluster-v106/schemas/queue/v1"
+from tests.conformance import reference
 
 _GROUP_MESSAGES = {
     "task-group-resolved": "task-group-changed",
@@ -80,29 +72,7 @@ def recorded(rows: Iterable[tuple[int, datetime, str]]) -> Published:
 def check(event: Recorded) -> None:
     """Raises jsonschema.ValidationError for a payload that the reference would not send. Does nothing
     where the schemas are not at hand."""
-    if SCHEMAS.is_dir():
-        _validator(f"{_GROUP_MESSAGES.get(event.exchange, event.exchange)}-message.json").validate(
-            event.payload
-        )
-
-
-@cache
-def _validator(name: str) -> jsonschema.Draft7Validator:
-    return jsonschema.Draft7Validator(
-        {"$ref": f"/schemas/queue/v1/{name}#"},
-        registry=_registry(),
-        format_checker=jsonschema.FormatChecker(),
-    )
-
-
-@cache
-def _registry() -> Registry[Any]:
-    registry: Registry[Any] = Registry()
-    for path in SCHEMAS.glob("*.json"):
-        schema = json.loads(path.read_text(encoding="utf-8"))
-        resource = Resource.from_contents({**schema, "$schema": DRAFT7_ID}, default_specification=DRAFT7)
-        registry = registry.with_resource(schema["$id"].removesuffix("#"), resource)
-    return registry
-
-
-DRAFT7_ID = "http://json-schema.org/draft-07/schema#"
+    name = _GROUP_MESSAGES.get(event.exchange, event.exchange)
+    validator = reference.validator(f"queue/v1/{name}-message.json")
+    if validator is not None:
+        validator.validate(event.payload)

@@ -6,12 +6,17 @@ import random
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from server.domain import slugid
 from tcqueue.v1.task_pb2 import TaskDefinition
 from tests.conformance.building import at, definition, new_id, new_ids, scopes_to_create
 from tests.conformance.door import Refused, refused
 from tests.conformance.shown import ids, runs, state
 from tests.plugins.server import Queue
+
+# These calls have no route.
+pytestmark = pytest.mark.doors("grpc")
 
 
 def graph(edges: dict[str, list[str]], **fields: Any) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ async def test_health_by_service_and_not_serving_while_draining(process: app.Pro
             health_pb2.HealthCheckRequest(service="tcqueue.v1.Queue")
         )
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        closing = asyncio.create_task(door.close(process.services))
+        closing = asyncio.create_task(app.close_doors(process.services, door))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
         await closing
@@ -101,7 +101,7 @@ async def test_tls(process: app.Process, certificate: tuple[str, str]) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await _ping(grpc.aio.insecure_channel(f"localhost:{port}"))
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
-    await door.close(process.services)
+    await app.close_doors(process.services, door)
 
 
 async def test_mutual_tls(process: app.Process, certificate: tuple[str, str]) -> None:
@@ -114,7 +114,7 @@ async def test_mutual_tls(process: app.Process, certificate: tuple[str, str]) ->
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await _ping(grpc.aio.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(pem)))
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
-    await door.close(process.services)
+    await app.close_doors(process.services, door)
 
 
 async def test_plaintext_stays_on_loopback(process: app.Process) -> None:
@@ -122,7 +122,7 @@ async def test_plaintext_stays_on_loopback(process: app.Process) -> None:
         await _door(process, grpc_listen="0.0.0.0:0").open()
     door = _door(process, grpc_listen="0.0.0.0:0", allow_plaintext=True)
     assert await door.open()
-    await door.close(process.services)
+    await app.close_doors(process.services, door)
 
 
 async def test_unreadable_certificate(process: app.Process) -> None:
@@ -135,7 +135,7 @@ async def test_a_port_in_use_is_said_so(process: app.Process) -> None:
     port = await door.open()
     with pytest.raises(SettingsError, match="TCQUEUE_GRPC_LISTEN"):
         await _door(process, grpc_listen=f"127.0.0.1:{port}").open()
-    await door.close(process.services)
+    await app.close_doors(process.services, door)
 
 
 async def test_the_http_side(process: app.Process) -> None:

@@ -28,7 +28,7 @@ from server.validation import RequestValidator
 from tcqueue.v1.claim_pb2 import Claim, TaskCredentials
 from tcqueue.v1.run_pb2 import ReasonResolved
 from tcqueue.v1.task_pb2 import TaskDefinition, TaskStatus
-from tests.conformance import recording
+from tests.conformance import json_door, recording
 from tests.conformance.building import QUEUE, WORKER, definition, new_id
 from tests.conformance.door import METHODS, Door, GrpcDoor
 from tests.conformance.recording import Published
@@ -201,7 +201,21 @@ class Queue(Caller):
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "settings(**changes): the server's settings for this test")
+    config.addinivalue_line("markers", "doors(*kinds): the only doors this test is for, such as grpc")
     config.addinivalue_line("markers", "slow: takes longer than a few seconds by its nature")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if _wanted(item)]
+
+
+def _wanted(item: pytest.Item) -> bool:
+    """Whether a test is for the door that this variant of it goes through."""
+    marker = item.get_closest_marker("doors")
+    callspec = getattr(item, "callspec", None)
+    if marker is None or callspec is None or "door_kind" not in callspec.params:
+        return True
+    return callspec.params["door_kind"] in marker.args
 
 
 @cache
@@ -217,6 +231,7 @@ def server_settings(settings: Settings, request: pytest.FixtureRequest) -> Setti
         "claim_poll_s": 0.3,
         "default_anonymous_role": False,
         "grpc_listen": "127.0.0.1:0",
+        "http_listen": "127.0.0.1:0",
         "shutdown_grace_s": 0.0,
     }
     for marker in reversed(list(request.node.iter_markers("settings"))):
@@ -234,11 +249,25 @@ async def _grpc(services: Services) -> AsyncIterator[Door]:
         yield door
     finally:
         await door.close()
-        await opened.close(services)
+        await app.close_doors(services, opened)
+
+
+@asynccontextmanager
+async def _http(services: Services) -> AsyncIterator[Door]:
+    from gateway.app import HttpDoor
+    from server import app
+
+    opened = HttpDoor(services, app.open_pipelines(services), reuse_port=False)
+    door = json_door.HttpDoor(await opened.open())
+    try:
+        yield door
+    finally:
+        await door.close()
+        await app.close_doors(services, opened)
 
 
 #: How to open each door, and to end it; the whole suite runs through every one.
-DOORS: dict[str, Callable[[Services], AbstractAsyncContextManager[Door]]] = {"grpc": _grpc}
+DOORS: dict[str, Callable[[Services], AbstractAsyncContextManager[Door]]] = {"grpc": _grpc, "http": _http}
 
 
 @pytest.fixture(params=DOORS)

@@ -376,7 +376,7 @@ class Instance:
     def drain(self) -> asyncio.Task[None]:
         """Begins to shut the door politely."""
         if self._draining is None:
-            self._draining = asyncio.create_task(self.door.close(self.services))
+            self._draining = asyncio.create_task(app.close_doors(self.services, self.door))
         return self._draining
 
     async def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -1,0 +1,197 @@
+"""The API over HTTP: every method of every service that has a route in the proto, through the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gateway import bodies, failures, replies, signing
+from gateway.drafts import HttpDraft
+from gateway.routes import MalformedPath, Place, Route, RouteTable, decode, route_for, verbs
+from server.codec import writing
+from server.errors import AuthenticationFailed, InvalidRequestArguments, QueueError
+from server.methods import Method
+from server.pipeline import Pipeline, incident
+
+Scope = MutableMapping[str, Any]
+Headers = Mapping[bytes, bytes]
+
+NOT_FOUND = b'{\n  "error": "Not found"\n}'
+
+_WATCHED_AFTER_S = 0.1
+"""Calls that take longer are watched for a client that hangs up; most are over before."""
+
+_WWW_AUTHENTICATE = ((b"www-authenticate", b"hawk"),)
+
+
+class Api:
+    """The ASGI application of `/api/...` and `/v1/...`."""
+
+    def __init__(
+        self,
+        pipelines: Sequence[Pipeline],
+        *,
+        trust_proxy: bool,
+        schema_id: Callable[[Method], str | None] = lambda _: None,
+    ) -> None:
+        """`schema_id` names the schema of a method's body, for the texts of validation errors."""
+        self._routes = RouteTable(pipelines)
+        self._trust_proxy = trust_proxy
+        self._schema_id = schema_id
+
+    async def __call__(self, scope: Scope, receive: bodies.Receive, send: replies.Send) -> None:
+        """Answers one request."""
+        headers: Headers = dict(scope["headers"])
+        verb: str = scope["method"]
+        target: str = scope.get("target") or _target(scope)
+        raw_path = target.partition("?")[0]
+        host, port = signing.host_and_port(
+            headers, tls=scope["scheme"] == "https", trust_proxy=self._trust_proxy
+        )
+        places = self._routes.find(raw_path, host)
+        if verb == "OPTIONS" and places:
+            await _answer_options(send, headers, places)
+            return
+        chosen = route_for(verb, places)
+        if chosen is None:
+            await replies.send(send, headers, verb, 404, NOT_FOUND)
+            return
+        route, texts = chosen
+        call = _HttpCall(scope, receive, headers, target, host, port, route, self._schema_id(route.method))
+        try:
+            status, body, extra = await call.answer(texts)
+        except bodies.ClientGone:
+            return
+        await replies.send(send, headers, verb, status, body, extra=extra)
+
+
+class _HttpCall:
+    """One call on its way through the pipeline and back."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: bodies.Receive,
+        headers: Headers,
+        target: str,
+        host: str,
+        port: int,
+        route: Route,
+        schema_id: str | None,
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._headers = headers
+        self._target = target
+        self._host = host
+        self._port = port
+        self._route = route
+        self._schema_id = schema_id
+        self._parameters: Mapping[str, str] = {}
+        self._draft: HttpDraft | None = None
+
+    async def answer(self, texts: Sequence[str]) -> tuple[int, bytes, Sequence[replies.Header]]:
+        """Status, body and further headers. Raises ClientGone when nobody is left to be answered."""
+        method = self._route.method
+        try:
+            response = await self._respond(texts)
+            rule = method.http
+            assert rule is not None
+            if rule.success_status == 204:
+                return 204, b"", ()
+            return rule.success_status, writing.to_bytes(_body(response, rule.response_body), indent=True), ()
+        except QueueError as e:
+            return self._failed(e)
+        except Exception as e:
+            if isinstance(e, bodies.ClientGone):
+                raise
+            return self._failed(incident(method, e))
+
+    async def _respond(self, texts: Sequence[str]) -> Message:
+        route = self._route
+        try:
+            values = [decode(text) for text in texts]
+        except MalformedPath as e:
+            raise InvalidRequestArguments(f"Invalid URL patterns:\n  * {e}") from None
+        self._parameters = dict(zip(route.arguments, values, strict=True))
+        body = await bodies.read(self._receive, self._headers)
+        content_type = self._headers.get(b"content-type")
+        self._draft = HttpDraft(
+            route,
+            values,
+            self._target.partition("?")[2].encode("latin-1"),
+            body,
+            None if content_type is None else content_type.decode("latin-1"),
+            self._schema_id,
+        )
+        credential = signing.hawk_request(
+            self._scope, self._target, self._headers, body, self._host, self._port
+        )
+        loop = asyncio.get_running_loop()
+        watch = _Watch(self._receive)
+        timer = loop.call_later(_WATCHED_AFTER_S, watch.start)
+        try:
+            return await route.pipeline.call(route.method, self._draft, credential)
+        except asyncio.CancelledError:
+            if watch.hung_up:
+                raise bodies.ClientGone from None
+            raise
+        finally:
+            timer.cancel()
+            watch.stop()
+
+    def _failed(self, error: QueueError) -> tuple[int, bytes, Sequence[replies.Header]]:
+        payload = {} if self._draft is None else self._draft.payload
+        body = failures.body_of(error, self._route.method.reference_name, self._parameters, payload)
+        extra = _WWW_AUTHENTICATE if isinstance(error, AuthenticationFailed) else ()
+        return error.http_status, writing.to_bytes(body, indent=True), extra
+
+
+class _Watch:
+    """Cancels the call it was made in when the client hangs up, so that a long poll claims nothing for
+    nobody (compat.md 6)."""
+
+    def __init__(self, receive: bodies.Receive) -> None:
+        self._receive = receive
+        self._call = asyncio.current_task()
+        self._watching: asyncio.Task[None] | None = None
+        self.hung_up = False
+
+    def start(self) -> None:
+        """Begins to watch."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    def stop(self) -> None:
+        """The call is over."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._call is not None and self._watching is not None:
+            self.hung_up = True
+            self._call.cancel()
+
+
+async def _answer_options(send: replies.Send, headers: Headers, places: Sequence[Place]) -> None:
+    allowed = ", ".join(verbs(places)).encode()
+    await replies.send(
+        send, headers, "OPTIONS", 200, allowed, content_type=replies.TEXT, extra=((b"allow", allowed),)
+    )
+
+
+def _body(response: Message, field: str) -> Any:
+    if not field:
+        return writing.to_value(response)
+    return writing.field_value(response, field)
+
+
+def _target(scope: Scope) -> str:
+    """Path and query as they stood on the request line, where the server does not tell exactly."""
+    query: bytes = scope["query_string"]
+    raw: bytes = scope["raw_path"]
+    return (raw + b"?" + query if query else raw).decode("latin-1")

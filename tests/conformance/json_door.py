@@ -1,0 +1,146 @@
+"""The HTTP door, over a socket, signed by another implementation of Hawk than ours.
+
+What a server answers is checked against the reference's own schemas before it is turned into a message.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import httpx
+import mohawk
+from google.protobuf.message import Message
+
+from server.client.credentials import Credentials
+from server.codec import reading, writing
+from server.errors import Violation
+from server.methods import HttpRule, Method
+from tests.conformance import reference
+from tests.conformance.door import METHODS, STRANGE_FIELD, Refused
+
+#: What stands in JSON for the field that `strange` makes.
+_STRANGE_NAME = "noSuchField"
+
+
+class HttpDoor:
+    """Calls methods by their routes."""
+
+    def __init__(self, port: int) -> None:
+        self.base = f"http://127.0.0.1:{port}"
+        self.client = httpx.AsyncClient(base_url=self.base, timeout=60)
+
+    async def call(self, method: str, request: Message, credentials: Credentials) -> Any:
+        """See Door."""
+        rules = METHODS[method]
+        assert rules.http is not None, f"{method} has no route"
+        url, body = _request_of(rules.http, request)
+        content = b"" if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        if not credentials.anonymous:
+            headers["Authorization"] = signature(
+                credentials, rules.http.verb, self.base + url, content, headers.get("Content-Type", "")
+            )
+        # The URL goes out as it was signed: httpx would decode and encode it anew.
+        sent = self.client.build_request(rules.http.verb, self.base, content=content, headers=headers)
+        sent.url = httpx.URL(self.base, raw_path=url.encode())
+        answer = await self.client.send(sent)
+        return _response_of(rules, answer)
+
+    async def close(self) -> None:
+        """See Door."""
+        await self.client.aclose()
+
+
+def signature(credentials: Credentials, verb: str, url: str, content: bytes, content_type: str) -> str:
+    """The Authorization header of a request, with a payload hash."""
+    ext: dict[str, Any] = {}
+    if credentials.certificate:
+        ext["certificate"] = json.loads(credentials.certificate)
+    if credentials.authorized_scopes is not None:
+        ext["authorizedScopes"] = list(credentials.authorized_scopes)
+    sender = mohawk.Sender(
+        {"id": credentials.client_id, "key": credentials.access_token, "algorithm": "sha256"},
+        url,
+        verb,
+        content=content,
+        content_type=content_type,
+        ext=base64.urlsafe_b64encode(json.dumps(ext).encode()).decode() if ext else None,
+    )
+    return str(sender.request_header)
+
+
+def _request_of(rule: HttpRule, request: Message) -> tuple[str, Any]:
+    """Path with query, and the body's JSON, None without one."""
+    values: dict[str, Any] = writing.to_value(request)
+    path = rule.template
+    names = request.DESCRIPTOR.fields_by_name
+    for segment in rule.template.split("/"):
+        if segment.startswith("{"):
+            field = segment[1:-1].partition("=")[0]
+            values.pop(names[field].camelcase_name, None)
+            path = path.replace(segment, quote(str(getattr(request, field)), safe=""))
+    query = {}
+    for field in rule.query:
+        name = names[field].camelcase_name
+        value = values.pop(name, None)
+        if value is not None and (not names[field].has_presence or request.HasField(field)):
+            query[name] = json.dumps(value) if isinstance(value, bool) else value
+    if query:
+        path += "?" + urlencode(query)
+    if not rule.body:
+        return path, None
+    body = values if rule.body == "*" else values[names[rule.body].camelcase_name]
+    body = json.loads(writing.to_bytes(body, indent=False))
+    holder = request if rule.body == "*" else getattr(request, rule.body)
+    if STRANGE_FIELD in holder.SerializeToString():
+        body[_STRANGE_NAME] = 1
+    return path, body
+
+
+def _response_of(rules: Method, answer: httpx.Response) -> Any:
+    assert rules.http is not None
+    for name in ("x-for-trace-id", "x-for-request-id", "access-control-allow-origin", "cache-control"):
+        assert name in answer.headers, f"{rules.name} answered without {name}"
+    if answer.status_code >= 400:
+        raise refusal_of(rules, answer)
+    assert answer.status_code == rules.http.success_status
+    message = rules.response_class()
+    if answer.status_code == 204:
+        assert not answer.content
+        return message
+    value = answer.json()
+    _check(rules, value)
+    found: list[Violation] = []
+    if rules.http.response_body:
+        field = message.DESCRIPTOR.fields_by_name[rules.http.response_body]
+        value = {field.camelcase_name: value}
+    reading.fill(message, value, json.dumps(value).encode(), found)
+    assert not found, found
+    return message
+
+
+def refusal_of(rules: Method, answer: httpx.Response) -> Refused:
+    """An error answer, its form checked (Q-206)."""
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    body = answer.json()
+    assert set(body) == {"code", "message", "requestInfo"}
+    info = body["requestInfo"]
+    assert set(info) == {"method", "params", "payload", "time"}
+    assert info["method"] == rules.reference_name
+    text, _, trailer = body["message"].rpartition("\n\n---\n\n")
+    assert trailer == (
+        f"* method:     {info['method']}\n* errorCode:  {body['code']}\n"
+        f"* statusCode: {answer.status_code}\n* time:       {info['time']}"
+    )
+    return Refused(body["code"], text)
+
+
+def _check(rules: Method, value: object) -> None:
+    """Raises jsonschema.ValidationError for an answer that the reference's schema refuses."""
+    output = reference.outputs().get((rules.service, rules.reference_name))
+    validator = None if output is None else reference.validator(output)
+    if validator is not None:
+        validator.validate(value)

@@ -1,0 +1,1 @@
+"""The HTTP door: its parts alone, and over real sockets."""
