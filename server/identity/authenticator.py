@@ -7,14 +7,16 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from server.config import Settings
 from server.errors import QueueError
-from server.identity import certificates, tokens
+from server.identity import certificates, hawk, tokens
 from server.identity.changes import CHANNEL, CLIENT, ROLES
 from server.identity.directory import Directory
+from server.identity.hawk import Signed
 from server.identity.model import NOBODY, Credential, HawkRequest, Identity
 from server.identity.secrets import SecretBox
 from server.store.database import Database
@@ -27,6 +29,15 @@ _log = logging.getLogger(__name__)
 _MAX_REMEMBERED = 8192  # verified tokens; with their scopes some 5 KB each
 _REMEMBERED_FOR_S = 600.0  # then checked again, which also notes the client's use
 _USE_NOTED_EVERY_S = 6 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    """A key that has been proven, what it allows, and until when that is remembered (epoch seconds)."""
+
+    key: str
+    identity: Identity
+    until: float
 
 
 class Authenticator:
@@ -46,6 +57,8 @@ class Authenticator:
         self._clock = clock
         self._directory = Directory(SecretBox.from_settings(settings))
         self._remembered: dict[str | None, tuple[Identity, float]] = {}
+        #: Who signs by Hawk: the key and what it allows, by clientId and ext.
+        self._signers: dict[tuple[str, str], _Signer] = {}
         # What the directory must read again before it may be asked; a message raises the generation.
         self._generation = 0
         self._stale_everything = True
@@ -77,14 +90,83 @@ class Authenticator:
         """The identity of a credential, when that can be told without waiting for anything; None when
         `authenticate` must be asked. AuthenticationFailed as there."""
         if isinstance(credential, HawkRequest):
-            return None
+            return None if self._stale else self._hawk_known(credential)
         return self.authenticate_cached(credential)
 
     async def authenticate(self, credential: Credential) -> Identity:
         """The identity behind a credential of any kind; AuthenticationFailed, Unavailable."""
         if isinstance(credential, HawkRequest):
-            return await self.authenticate_bearer(None)
+            return (await self.hawk(credential))[0]
         return await self.authenticate_bearer(credential)
+
+    async def hawk(self, request: HawkRequest) -> tuple[Identity, str | None]:
+        """The identity behind a request signed by Hawk, or by nothing; and the payload hash that the
+        signature covers. AuthenticationFailed, Unavailable."""
+        await self._fresh()
+        now = self._clock()
+        signed = hawk.read(request, now)
+        if signed is None:
+            return await self.authenticate_bearer(None), None
+        issuer_id = signed.client_id
+        if signed.certificate is not None:
+            issuer_id = certificates.issuer_of(signed.certificate, signed.client_id)
+        if issuer_id not in self._directory:
+            await self._seek(issuer_id)
+            await self._fresh()
+        # From here to the end nothing is awaited, so the directory is one and the same throughout.
+        return self._hawk_verified(signed, request, now), signed.hash
+
+    def _hawk_known(self, request: HawkRequest) -> Identity | None:
+        """As `hawk`, for callers whose client is at hand; None for others."""
+        now = self._clock()
+        signed = hawk.read(request, now)
+        if signed is None:
+            return self.authenticate_cached(None)
+        known = self._signers.get((signed.client_id, signed.ext))
+        if known is None or known.until <= now:
+            issuer_id = signed.client_id
+            if signed.certificate is not None:
+                issuer_id = certificates.issuer_of(signed.certificate, signed.client_id)
+            if issuer_id not in self._directory:
+                return None
+        return self._hawk_verified(signed, request, now)
+
+    def _hawk_verified(self, signed: Signed, request: HawkRequest, now: float) -> Identity:
+        who = (signed.client_id, signed.ext)
+        known = self._signers.get(who)
+        if known is None or known.until <= now:
+            known = self._signer(signed, now)
+            hawk.verify(signed, known.key, request, now)
+            # Only now: what anybody may send must not push out what callers have proven.
+            _make_room(self._signers)
+            self._signers[who] = known
+        else:
+            hawk.verify(signed, known.key, request, now)
+        return known.identity
+
+    def _signer(self, signed: Signed, now: float) -> _Signer:
+        """Who must have signed: steps 4 to 6 of auth.md 1.5."""
+        issuer_id = signed.client_id
+        if signed.certificate is not None:
+            issuer_id = certificates.issuer_of(signed.certificate, signed.client_id)
+        issuer = self._directory.issuer(issuer_id, now)
+        key, scopes, expires, until = (
+            issuer.access_token,
+            issuer.scopes.scopes,
+            issuer.expires,
+            issuer.expires,
+        )
+        if signed.certificate is not None:
+            verified = certificates.verify(
+                signed.certificate, client_id=signed.client_id, issuer=issuer, now_ms=now * 1000
+            )
+            scopes, expires, until = verified.scopes, verified.expires, verified.accepted_until
+            key = certificates.key_of(signed.certificate, issuer) or ""
+        effective = self._directory.effective(scopes, signed.authorized_scopes)
+        if self._directory.used(issuer_id, now, _USE_NOTED_EVERY_S):
+            self._run(self._note_use(issuer_id))
+        identity = Identity(signed.client_id, effective, expires, "hawk")
+        return _Signer(key, identity, min(until, now + _REMEMBERED_FOR_S))
 
     def authenticate_cached(self, token: str | None) -> Identity | None:
         """The identity of a token verified before; None when `authenticate_bearer` must be asked."""
@@ -147,9 +229,7 @@ class Authenticator:
         return Identity(claims.client_id, effective, expires, "bearer"), min(end, until)
 
     def _remember(self, token: str | None, identity: Identity, until: float) -> None:
-        if len(self._remembered) >= _MAX_REMEMBERED:
-            for oldest in list(islice(self._remembered, _MAX_REMEMBERED // 8)):
-                del self._remembered[oldest]
+        _make_room(self._remembered)
         self._remembered[token] = (identity, until)
 
     # --- keeping the directory current
@@ -171,6 +251,7 @@ class Authenticator:
     def _forget(self) -> None:
         self._generation += 1
         self._remembered.clear()
+        self._signers.clear()
         self._run(self._fresh())
 
     @property
@@ -233,3 +314,10 @@ class Authenticator:
             await self._db.fetch(_SQL["client_touch"], [[client_id], _USE_NOTED_EVERY_S])
         except QueueError as e:
             _log.warning("the use of client %s could not be noted: %s", client_id, e)
+
+
+def _make_room(memory: dict[Any, Any]) -> None:
+    """Forgets the oldest of a memory that is full."""
+    if len(memory) >= _MAX_REMEMBERED:
+        for oldest in list(islice(memory, _MAX_REMEMBERED // 8)):
+            del memory[oldest]
