@@ -21,8 +21,8 @@ Headers = Mapping[bytes, bytes]
 
 NOT_FOUND = b'{\n  "error": "Not found"\n}'
 
-_WATCHED_AFTER_S = 0.1
-"""Calls that take longer are watched for a client that hangs up; most are over before."""
+_WATCHED_AFTER_S = 0.005
+"""Calls that take longer are watched for a client that hangs up; on an idle server most are over before."""
 
 _WWW_AUTHENTICATE = ((b"www-authenticate", b"hawk"),)
 

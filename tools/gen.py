@@ -13,6 +13,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from tools.comments import comments
 from tools.protos import PROTO, ROOT, VALIDATE, ProtocFailed, run_protoc, script, sources
 
 GEN = ROOT / "gen"
@@ -38,6 +39,7 @@ def generate(target: Path) -> None:
             f"--plugin=protoc-gen-mypy={script('protoc-gen-mypy')}",
             f"--mypy_out=quiet:{target}",
             f"--descriptor_set_out={described}",
+            "--include_source_info",
         )
         files = FileDescriptorSet.FromString(described.read_bytes()).file
     # The gRPC plugins write a hollow module for a file without services; those we leave out.
@@ -48,6 +50,7 @@ def generate(target: Path) -> None:
         f"--plugin=protoc-gen-mypy_grpc={script('protoc-gen-mypy_grpc')}",
         f"--mypy_grpc_out=quiet:{target}",
     )
+    (target / "tcqueue/v1/comments.json").write_text(comments(files), encoding="utf-8")
     for name, text in PACKAGES.items():
         (target / name).write_text(text, encoding="utf-8")
 

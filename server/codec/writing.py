@@ -73,9 +73,12 @@ def _writer(descriptor: Descriptor) -> Callable[[Any], dict[str, Any]]:
 
 
 def _left_out_when_empty(field: FieldDescriptor) -> bool:
+    rules = field.GetOptions().Extensions[options_pb2.field]
     if field.is_repeated:
-        return bool(field.GetOptions().Extensions[options_pb2.field].omit_empty)
-    return field.cpp_type in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_ENUM)
+        return bool(rules.omit_empty)
+    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        return True
+    return field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not rules.sent
 
 
 def _field_value(field: FieldDescriptor) -> Value:
@@ -97,7 +100,9 @@ def _single_value(field: FieldDescriptor) -> Value:
             return lambda stamp: to_text(stamp.seconds, stamp.nanos)
         return _later(field.message_type)
     if field.enum_type is not None:
-        return numbers(field.enum_type).__getitem__
+        known = numbers(field.enum_type)
+        # A number from the future stays one; it is better seen than lost.
+        return lambda number: known.get(number, number)
     if field.GetOptions().Extensions[options_pb2.field].raw_json:
         return lambda text: orjson.Fragment(text)
     return _as_it_is

@@ -19,26 +19,29 @@ from server.codec import reading, writing
 from server.errors import Violation
 from server.methods import HttpRule, Method
 from tests.conformance import reference
-from tests.conformance.door import METHODS, STRANGE_FIELD, Refused
+from tests.conformance.door import METHODS, STRANGE_FIELD, Door, Refused
 
 #: What stands in JSON for the field that `strange` makes.
 _STRANGE_NAME = "noSuchField"
 
 
 class HttpDoor:
-    """Calls methods by their routes."""
+    """Calls methods by their routes, and those without one through the door beside."""
 
-    def __init__(self, port: int) -> None:
+    in_paths = True
+
+    def __init__(self, port: int, beside: Door) -> None:
+        self.beside = beside
         self.base = f"http://127.0.0.1:{port}"
         self.client = httpx.AsyncClient(base_url=self.base, timeout=60)
 
     async def call(self, method: str, request: Message, credentials: Credentials) -> Any:
         """See Door."""
         rules = METHODS[method]
-        assert rules.http is not None, f"{method} has no route"
-        url, body = _request_of(rules.http, request)
-        content = b"" if body is None else json.dumps(body).encode()
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        if rules.http is None:
+            return await self.beside.call(method, request, credentials)
+        url, content = _request_of(rules.http, request)
+        headers = {"Content-Type": "application/json"} if rules.http.body else {}
         if not credentials.anonymous:
             headers["Authorization"] = signature(
                 credentials, rules.http.verb, self.base + url, content, headers.get("Content-Type", "")
@@ -72,8 +75,8 @@ def signature(credentials: Credentials, verb: str, url: str, content: bytes, con
     return str(sender.request_header)
 
 
-def _request_of(rule: HttpRule, request: Message) -> tuple[str, Any]:
-    """Path with query, and the body's JSON, None without one."""
+def _request_of(rule: HttpRule, request: Message) -> tuple[str, bytes]:
+    """Path with query, and the body's JSON; free JSON stands in it as the message has it."""
     values: dict[str, Any] = writing.to_value(request)
     path = rule.template
     names = request.DESCRIPTOR.fields_by_name
@@ -91,13 +94,12 @@ def _request_of(rule: HttpRule, request: Message) -> tuple[str, Any]:
     if query:
         path += "?" + urlencode(query)
     if not rule.body:
-        return path, None
-    body = values if rule.body == "*" else values[names[rule.body].camelcase_name]
-    body = json.loads(writing.to_bytes(body, indent=False))
+        return path, b""
+    body = values if rule.body == "*" else values.get(names[rule.body].camelcase_name, {})
     holder = request if rule.body == "*" else getattr(request, rule.body)
     if STRANGE_FIELD in holder.SerializeToString():
         body[_STRANGE_NAME] = 1
-    return path, body
+    return path, writing.to_bytes(body, indent=False)
 
 
 def _response_of(rules: Method, answer: httpx.Response) -> Any:
@@ -111,13 +113,13 @@ def _response_of(rules: Method, answer: httpx.Response) -> Any:
     if answer.status_code == 204:
         assert not answer.content
         return message
-    value = answer.json()
-    _check(rules, value)
-    found: list[Violation] = []
+    _check(rules, answer.json())
+    text = answer.content
     if rules.http.response_body:
         field = message.DESCRIPTOR.fields_by_name[rules.http.response_body]
-        value = {field.camelcase_name: value}
-    reading.fill(message, value, json.dumps(value).encode(), found)
+        text = b'{"%s": %s}' % (field.camelcase_name.encode(), text)
+    found: list[Violation] = []
+    reading.fill(message, reading.parse(text), text, found)
     assert not found, found
     return message
 

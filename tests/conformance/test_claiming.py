@@ -312,6 +312,8 @@ async def test_malformed_queue_ids(queue: Queue) -> None:
         with refused("InvalidRequestArguments"):
             await queue("ClaimTasks", **{**CLAIM, "task_queue_id": queue_id})
         for method in ("GetPendingTasksCount", "ListPendingTasks", "ListClaimedTasks", "GetTaskQueue"):
+            if queue.door.in_paths and (queue_id, method) == ("", "GetTaskQueue"):
+                continue  # this path lists the queues
             with refused("InvalidRequestArguments"):
                 await queue(method, task_queue_id=queue_id)
 

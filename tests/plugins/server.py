@@ -258,12 +258,13 @@ async def _http(services: Services) -> AsyncIterator[Door]:
     from server import app
 
     opened = HttpDoor(services, app.open_pipelines(services), reuse_port=False)
-    door = json_door.HttpDoor(await opened.open())
-    try:
-        yield door
-    finally:
-        await door.close()
-        await app.close_doors(services, opened)
+    async with _grpc(services) as beside:
+        door = json_door.HttpDoor(await opened.open(), beside)
+        try:
+            yield door
+        finally:
+            await door.close()
+            await opened.close()
 
 
 #: How to open each door, and to end it; the whole suite runs through every one.

@@ -60,26 +60,202 @@ class ServiceRules(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    EXCHANGE_PREFIX_FIELD_NUMBER: _builtins.int
+    EXCHANGES_TITLE_FIELD_NUMBER: _builtins.int
+    EXCHANGES_DESCRIPTION_FIELD_NUMBER: _builtins.int
+    EXCHANGES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the reference and in `/api/<name>/<version>`, for instance `queue`."""
     version: _builtins.str
     """Version in the reference and in paths, for instance `v1`."""
     title: _builtins.str
     """One line naming the service for people."""
+    exchange_prefix: _builtins.str
+    """What the names of its exchanges begin with, for instance `exchange/taskcluster-queue/v1/`. Empty:
+    it has none.
+    """
+    exchanges_title: _builtins.str
+    """One line naming the exchanges for people."""
+    exchanges_description: _builtins.str
+    """What the exchanges have in common, markdown."""
+    @_builtins.property
+    def exchanges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Exchange]:
+        """The exchanges, in the order of the reference."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         version: _builtins.str = ...,
         title: _builtins.str = ...,
+        exchange_prefix: _builtins.str = ...,
+        exchanges_title: _builtins.str = ...,
+        exchanges_description: _builtins.str = ...,
+        exchanges: _abc.Iterable[Global___Exchange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "title", b"title", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_prefix", b"exchange_prefix", "exchanges", b"exchanges", "exchanges_description", b"exchanges_description", "exchanges_title", b"exchanges_title", "name", b"name", "title", b"title", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServiceRules: _TypeAlias = ServiceRules  # noqa: Y015
+
+@_typing.final
+class Exchange(_message.Message):
+    """A topic exchange on which the service publishes events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    ROUTING_KEY_FIELD_NUMBER: _builtins.int
+    REQUIRED_WORDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name without the prefix, for instance `task-pending`; the reference's name is the same in
+    lowerCamelCase.
+    """
+    title: _builtins.str
+    """One line naming it for people."""
+    description: _builtins.str
+    """When a message is published, markdown."""
+    payload: _builtins.str
+    """Name of the message of this package that has the shape of the payload."""
+    routing_key: _builtins.str
+    """Name of the message of this package whose fields are the words of the routing key, in order."""
+    @_builtins.property
+    def required_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Words that this exchange always fills although the shape leaves them open."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        title: _builtins.str = ...,
+        description: _builtins.str = ...,
+        payload: _builtins.str = ...,
+        routing_key: _builtins.str = ...,
+        required_words: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "payload", b"payload", "required_words", b"required_words", "routing_key", b"routing_key", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Exchange: _TypeAlias = Exchange  # noqa: Y015
+
+@_typing.final
+class MessageRules(_message.Message):
+    """How a message is published as JSON schema. Messages of one service that name the same schema must
+    have the same shape.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    REQUEST_SCHEMA_FIELD_NUMBER: _builtins.int
+    REQUEST_TITLE_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    DISCRIMINATOR_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    schema: _builtins.str
+    """Name of the schema, for instance `task-status`. Empty: none of its own, it is spelled out where
+    it is used.
+    """
+    title: _builtins.str
+    """One line naming it for people."""
+    request_schema: _builtins.str
+    """Name of the schema for request bodies, where that differs from what replies promise."""
+    request_title: _builtins.str
+    """One line naming that for people."""
+    discriminator: _builtins.str
+    """Field whose value says which of `variants` a value is. Empty: there is one form only."""
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Older names under which the same schema is published too."""
+
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]:
+        """The forms, in the order of the reference."""
+
+    def __init__(
+        self,
+        *,
+        schema: _builtins.str = ...,
+        title: _builtins.str = ...,
+        request_schema: _builtins.str = ...,
+        request_title: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        discriminator: _builtins.str = ...,
+        variants: _abc.Iterable[Global___Variant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "discriminator", b"discriminator", "request_schema", b"request_schema", "request_title", b"request_title", "schema", b"schema", "title", b"title", "variants", b"variants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MessageRules: _TypeAlias = MessageRules  # noqa: Y015
+
+@_typing.final
+class Variant(_message.Message):
+    """One form of a message that has several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    OPTIONAL_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """Value of the discriminator, as a word, for instance `s3`."""
+    @_builtins.property
+    def required(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that must be there, besides the discriminator."""
+
+    @_builtins.property
+    def optional(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that may be there."""
+
+    def __init__(
+        self,
+        *,
+        value: _builtins.str = ...,
+        required: _abc.Iterable[_builtins.str] | None = ...,
+        optional: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["optional", b"optional", "required", b"required", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Variant: _TypeAlias = Variant  # noqa: Y015
+
+@_typing.final
+class EnumValueRules(_message.Message):
+    """How an enum's value is published."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_ONLY_FIELD_NUMBER: _builtins.int
+    input_only: _builtins.bool
+    """Taken in requests and never sent."""
+    def __init__(
+        self,
+        *,
+        input_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_only", b"input_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnumValueRules: _TypeAlias = EnumValueRules  # noqa: Y015
 
 @_typing.final
 class MethodRules(_message.Message):
@@ -141,6 +317,9 @@ class FieldRules(_message.Message):
     ADDITIVE_FIELD_NUMBER: _builtins.int
     OMIT_EMPTY_FIELD_NUMBER: _builtins.int
     DEFAULT_JSON_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
+    DISTINCT_FIELD_NUMBER: _builtins.int
+    MULTIPLE_WORDS_FIELD_NUMBER: _builtins.int
     raw_json: _builtins.bool
     """The string holds JSON text that is spliced in as a value, digit for digit."""
     additive: _builtins.bool
@@ -149,6 +328,12 @@ class FieldRules(_message.Message):
     """A list that is left out of the JSON when it is empty, instead of being sent as `[]`."""
     default_json: _builtins.str
     """JSON text of the value that stands for the field when a request leaves it out."""
+    sent: _builtins.bool
+    """Every reply has the field, though a request may leave it out or it may be empty."""
+    distinct: _builtins.bool
+    """No two items of the list are equal."""
+    multiple_words: _builtins.bool
+    """A word of a routing key that may hold several words with dots between."""
     def __init__(
         self,
         *,
@@ -156,10 +341,13 @@ class FieldRules(_message.Message):
         additive: _builtins.bool = ...,
         omit_empty: _builtins.bool = ...,
         default_json: _builtins.str = ...,
+        sent: _builtins.bool = ...,
+        distinct: _builtins.bool = ...,
+        multiple_words: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additive", b"additive", "default_json", b"default_json", "omit_empty", b"omit_empty", "raw_json", b"raw_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additive", b"additive", "default_json", b"default_json", "distinct", b"distinct", "multiple_words", b"multiple_words", "omit_empty", b"omit_empty", "raw_json", b"raw_json", "sent", b"sent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,9 +451,15 @@ Global___ScopeForEach: _TypeAlias = ScopeForEach  # noqa: Y015
 METHOD_FIELD_NUMBER: _builtins.int
 FIELD_FIELD_NUMBER: _builtins.int
 SERVICE_FIELD_NUMBER: _builtins.int
+MESSAGE_FIELD_NUMBER: _builtins.int
+ENUM_VALUE_FIELD_NUMBER: _builtins.int
 method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodRules]
 """What a method is called in the published reference, and who may call it."""
 field: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldRules]
 """How a field travels as JSON where the default mapping does not say it."""
 service: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, Global___ServiceRules]
 """The service's place in the published references."""
+message: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___MessageRules]
+"""The message's place among the published schemas."""
+enum_value: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, Global___EnumValueRules]
+"""How an enum's value is published."""

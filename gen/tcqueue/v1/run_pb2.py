@@ -24,27 +24,42 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tcqueue.v1 import options_pb2 as tcqueue_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14tcqueue/v1/run.proto\x12\ntcqueue.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x03\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\x05\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.tcqueue.v1.RunState\x12\x31\n\x0ereason_created\x18\x03 \x01(\x0e\x32\x19.tcqueue.v1.ReasonCreated\x12\x38\n\x0freason_resolved\x18\x04 \x01(\x0e\x32\x1a.tcqueue.v1.ReasonResolvedH\x00\x88\x01\x01\x12\x19\n\x0cworker_group\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tworker_id\x18\x06 \x01(\tH\x02\x88\x01\x01\x12/\n\x0btaken_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tscheduled\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07started\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08resolved\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x12\n\x10_reason_resolvedB\x0f\n\r_worker_groupB\x0c\n\n_worker_id\"\x91\x01\n\x0cRunReference\x12\x65\n\x07task_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\x12\x1a\n\x06run_id\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_EXCEPTION\x10\x05*\xbe\x01\n\rReasonCreated\x12\x1e\n\x1aREASON_CREATED_UNSPECIFIED\x10\x00\x12\x1c\n\x18REASON_CREATED_SCHEDULED\x10\x01\x12\x18\n\x14REASON_CREATED_RETRY\x10\x02\x12\x1d\n\x19REASON_CREATED_TASK_RETRY\x10\x03\x12\x18\n\x14REASON_CREATED_RERUN\x10\x04\x12\x1c\n\x18REASON_CREATED_EXCEPTION\x10\x05*\xb5\x03\n\x0eReasonResolved\x12\x1f\n\x1bREASON_RESOLVED_UNSPECIFIED\x10\x00\x12\x1d\n\x19REASON_RESOLVED_COMPLETED\x10\x01\x12\x1a\n\x16REASON_RESOLVED_FAILED\x10\x02\x12%\n!REASON_RESOLVED_DEADLINE_EXCEEDED\x10\x03\x12\x1c\n\x18REASON_RESOLVED_CANCELED\x10\x04\x12!\n\x1dREASON_RESOLVED_CLAIM_EXPIRED\x10\x05\x12#\n\x1fREASON_RESOLVED_WORKER_SHUTDOWN\x10\x06\x12%\n!REASON_RESOLVED_MALFORMED_PAYLOAD\x10\x07\x12(\n$REASON_RESOLVED_RESOURCE_UNAVAILABLE\x10\x08\x12\"\n\x1eREASON_RESOLVED_INTERNAL_ERROR\x10\t\x12%\n!REASON_RESOLVED_INTERMITTENT_TASK\x10\n\x12\x1e\n\x1aREASON_RESOLVED_SUPERSEDED\x10\x0b\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14tcqueue/v1/run.proto\x12\ntcqueue.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tcqueue/v1/options.proto\"\xa8\x04\n\x03Run\x12\x1a\n\x06run_id\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x14.tcqueue.v1.RunStateB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x0ereason_created\x18\x03 \x01(\x0e\x32\x19.tcqueue.v1.ReasonCreatedB\x06\xbaH\x03\xc8\x01\x01\x12\x38\n\x0freason_resolved\x18\x04 \x01(\x0e\x32\x1a.tcqueue.v1.ReasonResolvedH\x00\x88\x01\x01\x12\x37\n\x0cworker_group\x18\x05 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$H\x01\x88\x01\x01\x12\x34\n\tworker_id\x18\x06 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$H\x02\x88\x01\x01\x12/\n\x0btaken_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\tscheduled\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12+\n\x07started\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08resolved\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x12\n\x10_reason_resolvedB\x0f\n\r_worker_groupB\x0c\n\n_worker_id\"\xab\x01\n\x0cRunReference\x12\x65\n\x07task_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\x12\x1a\n\x06run_id\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00:\x18\xc2\xd4\x18\x14\n\x08task-run\x12\x08Task Run*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_EXCEPTION\x10\x05*\xbe\x01\n\rReasonCreated\x12\x1e\n\x1aREASON_CREATED_UNSPECIFIED\x10\x00\x12\x1c\n\x18REASON_CREATED_SCHEDULED\x10\x01\x12\x18\n\x14REASON_CREATED_RETRY\x10\x02\x12\x1d\n\x19REASON_CREATED_TASK_RETRY\x10\x03\x12\x18\n\x14REASON_CREATED_RERUN\x10\x04\x12\x1c\n\x18REASON_CREATED_EXCEPTION\x10\x05*\xb5\x03\n\x0eReasonResolved\x12\x1f\n\x1bREASON_RESOLVED_UNSPECIFIED\x10\x00\x12\x1d\n\x19REASON_RESOLVED_COMPLETED\x10\x01\x12\x1a\n\x16REASON_RESOLVED_FAILED\x10\x02\x12%\n!REASON_RESOLVED_DEADLINE_EXCEEDED\x10\x03\x12\x1c\n\x18REASON_RESOLVED_CANCELED\x10\x04\x12!\n\x1dREASON_RESOLVED_CLAIM_EXPIRED\x10\x05\x12#\n\x1fREASON_RESOLVED_WORKER_SHUTDOWN\x10\x06\x12%\n!REASON_RESOLVED_MALFORMED_PAYLOAD\x10\x07\x12(\n$REASON_RESOLVED_RESOURCE_UNAVAILABLE\x10\x08\x12\"\n\x1eREASON_RESOLVED_INTERNAL_ERROR\x10\t\x12%\n!REASON_RESOLVED_INTERMITTENT_TASK\x10\n\x12\x1e\n\x1aREASON_RESOLVED_SUPERSEDED\x10\x0b\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tcqueue.v1.run_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RUN'].fields_by_name['run_id']._loaded_options = None
+  _globals['_RUN'].fields_by_name['run_id']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_RUN'].fields_by_name['state']._loaded_options = None
+  _globals['_RUN'].fields_by_name['state']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_RUN'].fields_by_name['reason_created']._loaded_options = None
+  _globals['_RUN'].fields_by_name['reason_created']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_RUN'].fields_by_name['worker_group']._loaded_options = None
+  _globals['_RUN'].fields_by_name['worker_group']._serialized_options = b'\272H\031r\0272\025^[a-zA-Z0-9_-]{1,38}$'
+  _globals['_RUN'].fields_by_name['worker_id']._loaded_options = None
+  _globals['_RUN'].fields_by_name['worker_id']._serialized_options = b'\272H\031r\0272\025^[a-zA-Z0-9_-]{1,38}$'
+  _globals['_RUN'].fields_by_name['scheduled']._loaded_options = None
+  _globals['_RUN'].fields_by_name['scheduled']._serialized_options = b'\272H\003\310\001\001'
   _globals['_RUNREFERENCE'].fields_by_name['task_id']._loaded_options = None
   _globals['_RUNREFERENCE'].fields_by_name['task_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
   _globals['_RUNREFERENCE'].fields_by_name['run_id']._loaded_options = None
   _globals['_RUNREFERENCE'].fields_by_name['run_id']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
-  _globals['_RUNSTATE']._serialized_start=706
-  _globals['_RUNSTATE']._serialized_end=861
-  _globals['_REASONCREATED']._serialized_start=864
-  _globals['_REASONCREATED']._serialized_end=1054
-  _globals['_REASONRESOLVED']._serialized_start=1057
-  _globals['_REASONRESOLVED']._serialized_end=1494
-  _globals['_RUN']._serialized_start=99
-  _globals['_RUN']._serialized_end=555
-  _globals['_RUNREFERENCE']._serialized_start=558
-  _globals['_RUNREFERENCE']._serialized_end=703
+  _globals['_RUNREFERENCE']._loaded_options = None
+  _globals['_RUNREFERENCE']._serialized_options = b'\302\324\030\024\n\010task-run\022\010Task Run'
+  _globals['_RUNSTATE']._serialized_start=854
+  _globals['_RUNSTATE']._serialized_end=1009
+  _globals['_REASONCREATED']._serialized_start=1012
+  _globals['_REASONCREATED']._serialized_end=1202
+  _globals['_REASONRESOLVED']._serialized_start=1205
+  _globals['_REASONRESOLVED']._serialized_end=1642
+  _globals['_RUN']._serialized_start=125
+  _globals['_RUN']._serialized_end=677
+  _globals['_RUNREFERENCE']._serialized_start=680
+  _globals['_RUNREFERENCE']._serialized_end=851
 # @@protoc_insertion_point(module_scope)

@@ -24,56 +24,99 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tcqueue.v1 import options_pb2 as tcqueue_dot_v1_dot_options__pb2
 from tcqueue.v1 import task_pb2 as tcqueue_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btcqueue/v1/task_group.proto\x12\ntcqueue.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15tcqueue/v1/task.proto\"\x91\x01\n\tTaskGroup\x12\x15\n\rtask_group_id\x18\x01 \x01(\t\x12\x14\n\x0cscheduler_id\x18\x02 \x01(\t\x12+\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06sealed\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x82\x01\n\x13GetTaskGroupRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\"A\n\x14GetTaskGroupResponse\x12)\n\ntask_group\x18\x01 \x01(\x0b\x32\x15.tcqueue.v1.TaskGroup\"\xc6\x01\n\x14ListTaskGroupRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\x12\x1a\n\x12\x63ontinuation_token\x18\x02 \x01(\t\x12\x1b\n\x05limit\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x42\x08\n\x06_limit\"\xe3\x01\n\x15ListTaskGroupResponse\x12\x15\n\rtask_group_id\x18\x01 \x01(\t\x12\x14\n\x0cscheduler_id\x18\x02 \x01(\t\x12+\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06sealed\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05tasks\x18\x05 \x03(\x0b\x32\x19.tcqueue.v1.TaskAndStatus\x12\x1a\n\x12\x63ontinuation_token\x18\x06 \x01(\t\"\x83\x01\n\x14SealTaskGroupRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\"B\n\x15SealTaskGroupResponse\x12)\n\ntask_group\x18\x01 \x01(\x0b\x32\x15.tcqueue.v1.TaskGroup\"\x85\x01\n\x16\x43\x61ncelTaskGroupRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\"t\n\x17\x43\x61ncelTaskGroupResponse\x12\x15\n\rtask_group_id\x18\x01 \x01(\t\x12\x17\n\x0ftask_group_size\x18\x02 \x01(\x05\x12\x17\n\x0f\x63\x61ncelled_count\x18\x03 \x01(\x05\x12\x10\n\x08task_ids\x18\x04 \x03(\t\"\xc8\x01\n\x1e\x43hangeTaskGroupPriorityRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\x12\x39\n\x0cnew_priority\x18\x02 \x01(\x0e\x32\x14.tcqueue.v1.PriorityB\r\xbaH\n\x82\x01\x04\x10\x01 \x08\xc8\x01\x01\"\xa4\x01\n\x1f\x43hangeTaskGroupPriorityResponse\x12\x15\n\rtask_group_id\x18\x01 \x01(\t\x12\x14\n\x0cscheduler_id\x18\x02 \x01(\t\x12*\n\x0cnew_priority\x18\x03 \x01(\x0e\x32\x14.tcqueue.v1.Priority\x12\x16\n\x0etasks_affected\x18\x04 \x01(\x05\x12\x10\n\x08task_ids\x18\x05 \x03(\t\"\x84\x01\n\x15WatchTaskGroupRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\"T\n\x16WatchTaskGroupResponse\x12(\n\x08statuses\x18\x01 \x03(\x0b\x32\x16.tcqueue.v1.TaskStatus\x12\x10\n\x08resolved\x18\x02 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btcqueue/v1/task_group.proto\x12\ntcqueue.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tcqueue/v1/options.proto\x1a\x15tcqueue/v1/task.proto\"\xbd\x02\n\tTaskGroup\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\x12\x32\n\x0cscheduler_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x33\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12*\n\x06sealed\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:.\xc2\xd4\x18*\n\x13task-group-response\x12\x13Task Group Response\"\x82\x01\n\x13GetTaskGroupRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\"A\n\x14GetTaskGroupResponse\x12)\n\ntask_group\x18\x01 \x01(\x0b\x32\x15.tcqueue.v1.TaskGroup\"\xc6\x01\n\x14ListTaskGroupRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\x12\x1a\n\x12\x63ontinuation_token\x18\x02 \x01(\t\x12\x1b\n\x05limit\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x42\x08\n\x06_limit\"\xa1\x03\n\x15ListTaskGroupResponse\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\x12\x32\n\x0cscheduler_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x33\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12*\n\x06sealed\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x05tasks\x18\x05 \x03(\x0b\x32\x19.tcqueue.v1.TaskAndStatusB\x06\xb2\xd4\x18\x02`\x01\x12\x1a\n\x12\x63ontinuation_token\x18\x06 \x01(\t:8\xc2\xd4\x18\x34\n\x18list-task-group-response\x12\x18Task Group List Response\"\x83\x01\n\x14SealTaskGroupRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\"B\n\x15SealTaskGroupResponse\x12)\n\ntask_group\x18\x01 \x01(\x0b\x32\x15.tcqueue.v1.TaskGroup\"\x85\x01\n\x16\x43\x61ncelTaskGroupRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\"\xf7\x02\n\x17\x43\x61ncelTaskGroupResponse\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\x12 \n\x0ftask_group_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12 \n\x0f\x63\x61ncelled_count\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12m\n\x08task_ids\x18\x04 \x03(\tB[\xbaHX\x92\x01U\x18\x01\"QrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$:<\xc2\xd4\x18\x38\n\x1a\x63\x61ncel-task-group-response\x12\x1a\x43\x61ncel Task Group Response\"\x85\x02\n\x1e\x43hangeTaskGroupPriorityRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\x12\x39\n\x0cnew_priority\x18\x02 \x01(\x0e\x32\x14.tcqueue.v1.PriorityB\r\xbaH\n\x82\x01\x04\x10\x01 \x08\xc8\x01\x01:;\xc2\xd4\x18\x37\n\x1c\x63hange-task-priority-request\x12\x17\x43hange Priority Request\"\xd6\x03\n\x1f\x43hangeTaskGroupPriorityResponse\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\x12\x32\n\x0cscheduler_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x32\n\x0cnew_priority\x18\x03 \x01(\x0e\x32\x14.tcqueue.v1.PriorityB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\x0etasks_affected\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12m\n\x08task_ids\x18\x05 \x03(\tB[\xbaHX\x92\x01U\x18\x01\"QrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$:N\xc2\xd4\x18J\n#task-group-priority-change-response\x12#Task Group Priority Change Response\"\x84\x01\n\x15WatchTaskGroupRequest\x12k\n\rtask_group_id\x18\x01 \x01(\tBT\xbaHQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\"T\n\x16WatchTaskGroupResponse\x12(\n\x08statuses\x18\x01 \x03(\x0b\x32\x16.tcqueue.v1.TaskStatus\x12\x10\n\x08resolved\x18\x02 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tcqueue.v1.task_group_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TASKGROUP'].fields_by_name['task_group_id']._loaded_options = None
+  _globals['_TASKGROUP'].fields_by_name['task_group_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
+  _globals['_TASKGROUP'].fields_by_name['scheduler_id']._loaded_options = None
+  _globals['_TASKGROUP'].fields_by_name['scheduler_id']._serialized_options = b'\272H\031r\0272\025^[a-zA-Z0-9_-]{1,38}$'
+  _globals['_TASKGROUP'].fields_by_name['expires']._loaded_options = None
+  _globals['_TASKGROUP'].fields_by_name['expires']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_TASKGROUP']._loaded_options = None
+  _globals['_TASKGROUP']._serialized_options = b'\302\324\030*\n\023task-group-response\022\023Task Group Response'
   _globals['_GETTASKGROUPREQUEST'].fields_by_name['task_group_id']._loaded_options = None
   _globals['_GETTASKGROUPREQUEST'].fields_by_name['task_group_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
   _globals['_LISTTASKGROUPREQUEST'].fields_by_name['task_group_id']._loaded_options = None
   _globals['_LISTTASKGROUPREQUEST'].fields_by_name['task_group_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
   _globals['_LISTTASKGROUPREQUEST'].fields_by_name['limit']._loaded_options = None
   _globals['_LISTTASKGROUPREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_LISTTASKGROUPRESPONSE'].fields_by_name['task_group_id']._loaded_options = None
+  _globals['_LISTTASKGROUPRESPONSE'].fields_by_name['task_group_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
+  _globals['_LISTTASKGROUPRESPONSE'].fields_by_name['scheduler_id']._loaded_options = None
+  _globals['_LISTTASKGROUPRESPONSE'].fields_by_name['scheduler_id']._serialized_options = b'\272H\031r\0272\025^[a-zA-Z0-9_-]{1,38}$'
+  _globals['_LISTTASKGROUPRESPONSE'].fields_by_name['expires']._loaded_options = None
+  _globals['_LISTTASKGROUPRESPONSE'].fields_by_name['expires']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_LISTTASKGROUPRESPONSE'].fields_by_name['tasks']._loaded_options = None
+  _globals['_LISTTASKGROUPRESPONSE'].fields_by_name['tasks']._serialized_options = b'\262\324\030\002`\001'
+  _globals['_LISTTASKGROUPRESPONSE']._loaded_options = None
+  _globals['_LISTTASKGROUPRESPONSE']._serialized_options = b'\302\324\0304\n\030list-task-group-response\022\030Task Group List Response'
   _globals['_SEALTASKGROUPREQUEST'].fields_by_name['task_group_id']._loaded_options = None
   _globals['_SEALTASKGROUPREQUEST'].fields_by_name['task_group_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
   _globals['_CANCELTASKGROUPREQUEST'].fields_by_name['task_group_id']._loaded_options = None
   _globals['_CANCELTASKGROUPREQUEST'].fields_by_name['task_group_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
+  _globals['_CANCELTASKGROUPRESPONSE'].fields_by_name['task_group_id']._loaded_options = None
+  _globals['_CANCELTASKGROUPRESPONSE'].fields_by_name['task_group_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
+  _globals['_CANCELTASKGROUPRESPONSE'].fields_by_name['task_group_size']._loaded_options = None
+  _globals['_CANCELTASKGROUPRESPONSE'].fields_by_name['task_group_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_CANCELTASKGROUPRESPONSE'].fields_by_name['cancelled_count']._loaded_options = None
+  _globals['_CANCELTASKGROUPRESPONSE'].fields_by_name['cancelled_count']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_CANCELTASKGROUPRESPONSE'].fields_by_name['task_ids']._loaded_options = None
+  _globals['_CANCELTASKGROUPRESPONSE'].fields_by_name['task_ids']._serialized_options = b'\272HX\222\001U\030\001\"QrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
+  _globals['_CANCELTASKGROUPRESPONSE']._loaded_options = None
+  _globals['_CANCELTASKGROUPRESPONSE']._serialized_options = b'\302\324\0308\n\032cancel-task-group-response\022\032Cancel Task Group Response'
   _globals['_CHANGETASKGROUPPRIORITYREQUEST'].fields_by_name['task_group_id']._loaded_options = None
   _globals['_CHANGETASKGROUPPRIORITYREQUEST'].fields_by_name['task_group_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
   _globals['_CHANGETASKGROUPPRIORITYREQUEST'].fields_by_name['new_priority']._loaded_options = None
   _globals['_CHANGETASKGROUPPRIORITYREQUEST'].fields_by_name['new_priority']._serialized_options = b'\272H\n\202\001\004\020\001 \010\310\001\001'
+  _globals['_CHANGETASKGROUPPRIORITYREQUEST']._loaded_options = None
+  _globals['_CHANGETASKGROUPPRIORITYREQUEST']._serialized_options = b'\302\324\0307\n\034change-task-priority-request\022\027Change Priority Request'
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE'].fields_by_name['task_group_id']._loaded_options = None
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE'].fields_by_name['task_group_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE'].fields_by_name['scheduler_id']._loaded_options = None
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE'].fields_by_name['scheduler_id']._serialized_options = b'\272H\031r\0272\025^[a-zA-Z0-9_-]{1,38}$'
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE'].fields_by_name['new_priority']._loaded_options = None
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE'].fields_by_name['new_priority']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE'].fields_by_name['tasks_affected']._loaded_options = None
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE'].fields_by_name['tasks_affected']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE'].fields_by_name['task_ids']._loaded_options = None
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE'].fields_by_name['task_ids']._serialized_options = b'\272HX\222\001U\030\001\"QrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE']._loaded_options = None
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE']._serialized_options = b'\302\324\030J\n#task-group-priority-change-response\022#Task Group Priority Change Response'
   _globals['_WATCHTASKGROUPREQUEST'].fields_by_name['task_group_id']._loaded_options = None
   _globals['_WATCHTASKGROUPREQUEST'].fields_by_name['task_group_id']._serialized_options = b'\272HQrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$'
-  _globals['_TASKGROUP']._serialized_start=129
-  _globals['_TASKGROUP']._serialized_end=274
-  _globals['_GETTASKGROUPREQUEST']._serialized_start=277
-  _globals['_GETTASKGROUPREQUEST']._serialized_end=407
-  _globals['_GETTASKGROUPRESPONSE']._serialized_start=409
-  _globals['_GETTASKGROUPRESPONSE']._serialized_end=474
-  _globals['_LISTTASKGROUPREQUEST']._serialized_start=477
-  _globals['_LISTTASKGROUPREQUEST']._serialized_end=675
-  _globals['_LISTTASKGROUPRESPONSE']._serialized_start=678
-  _globals['_LISTTASKGROUPRESPONSE']._serialized_end=905
-  _globals['_SEALTASKGROUPREQUEST']._serialized_start=908
-  _globals['_SEALTASKGROUPREQUEST']._serialized_end=1039
-  _globals['_SEALTASKGROUPRESPONSE']._serialized_start=1041
-  _globals['_SEALTASKGROUPRESPONSE']._serialized_end=1107
-  _globals['_CANCELTASKGROUPREQUEST']._serialized_start=1110
-  _globals['_CANCELTASKGROUPREQUEST']._serialized_end=1243
-  _globals['_CANCELTASKGROUPRESPONSE']._serialized_start=1245
-  _globals['_CANCELTASKGROUPRESPONSE']._serialized_end=1361
-  _globals['_CHANGETASKGROUPPRIORITYREQUEST']._serialized_start=1364
-  _globals['_CHANGETASKGROUPPRIORITYREQUEST']._serialized_end=1564
-  _globals['_CHANGETASKGROUPPRIORITYRESPONSE']._serialized_start=1567
-  _globals['_CHANGETASKGROUPPRIORITYRESPONSE']._serialized_end=1731
-  _globals['_WATCHTASKGROUPREQUEST']._serialized_start=1734
-  _globals['_WATCHTASKGROUPREQUEST']._serialized_end=1866
-  _globals['_WATCHTASKGROUPRESPONSE']._serialized_start=1868
-  _globals['_WATCHTASKGROUPRESPONSE']._serialized_end=1952
+  _globals['_TASKGROUP']._serialized_start=155
+  _globals['_TASKGROUP']._serialized_end=472
+  _globals['_GETTASKGROUPREQUEST']._serialized_start=475
+  _globals['_GETTASKGROUPREQUEST']._serialized_end=605
+  _globals['_GETTASKGROUPRESPONSE']._serialized_start=607
+  _globals['_GETTASKGROUPRESPONSE']._serialized_end=672
+  _globals['_LISTTASKGROUPREQUEST']._serialized_start=675
+  _globals['_LISTTASKGROUPREQUEST']._serialized_end=873
+  _globals['_LISTTASKGROUPRESPONSE']._serialized_start=876
+  _globals['_LISTTASKGROUPRESPONSE']._serialized_end=1293
+  _globals['_SEALTASKGROUPREQUEST']._serialized_start=1296
+  _globals['_SEALTASKGROUPREQUEST']._serialized_end=1427
+  _globals['_SEALTASKGROUPRESPONSE']._serialized_start=1429
+  _globals['_SEALTASKGROUPRESPONSE']._serialized_end=1495
+  _globals['_CANCELTASKGROUPREQUEST']._serialized_start=1498
+  _globals['_CANCELTASKGROUPREQUEST']._serialized_end=1631
+  _globals['_CANCELTASKGROUPRESPONSE']._serialized_start=1634
+  _globals['_CANCELTASKGROUPRESPONSE']._serialized_end=2009
+  _globals['_CHANGETASKGROUPPRIORITYREQUEST']._serialized_start=2012
+  _globals['_CHANGETASKGROUPPRIORITYREQUEST']._serialized_end=2273
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE']._serialized_start=2276
+  _globals['_CHANGETASKGROUPPRIORITYRESPONSE']._serialized_end=2746
+  _globals['_WATCHTASKGROUPREQUEST']._serialized_start=2749
+  _globals['_WATCHTASKGROUPREQUEST']._serialized_end=2881
+  _globals['_WATCHTASKGROUPRESPONSE']._serialized_start=2883
+  _globals['_WATCHTASKGROUPRESPONSE']._serialized_end=2967
 # @@protoc_insertion_point(module_scope)
