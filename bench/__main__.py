@@ -29,6 +29,7 @@ class Target:
 
     process: subprocess.Popen[str]
     address: str
+    http_address: str
     dsn: str
     server_pid: int
     postgres_pid: int
@@ -60,7 +61,14 @@ def server() -> Iterator[Target]:
         )
         try:
             said = json.loads(_line(process.stdout))
-            yield Target(process, f"127.0.0.1:{said['port']}", said["dsn"], said["server"], said["postgres"])
+            yield Target(
+                process,
+                f"127.0.0.1:{said['port']}",
+                f"127.0.0.1:{said['http_port']}",
+                said["dsn"],
+                said["server"],
+                said["postgres"],
+            )
         finally:
             assert process.stdin is not None
             process.stdin.close()
@@ -75,6 +83,18 @@ def drive(target: Target, mode: str, queue: str, **options: Any) -> Any:
     arguments = json.dumps({"address": target.address, "queue": queue, **options})
     done = subprocess.run(
         [sys.executable, "-m", "bench.driver", mode, arguments], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout)
+
+
+def drive_http(target: Target, mode: str, queue: str, **options: Any) -> Any:
+    """The same with a driver of the HTTP door."""
+    arguments = json.dumps({"address": target.http_address, "queue": queue, **options})
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.http_driver", mode, arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     return json.loads(done.stdout)
 
@@ -217,6 +237,36 @@ def claim_cost(report: Report, quick: bool) -> None:
         )
 
 
+def http(report: Report, quick: bool) -> None:
+    """The life over HTTP, signed, from 32 clients; and how soon a waiting claimWork is answered."""
+    seconds, rounds = (4, 1) if quick else (8, 3)
+    with server() as target:
+        for name, mode, unit in (
+            ("http_lives_per_s_32", "lives", "lives/s"),
+            ("http_creates_per_s_32", "creates", "creates/s"),
+        ):
+            rates, cpu, began = [], target.cpu(), time.monotonic()
+            for i in range(rounds):
+                rates.append(drive_http(target, mode, f"bench/{mode}{i}", clients=32, seconds=seconds))
+            used, took = target.cpu() - cpu, time.monotonic() - began
+            per_item = 1e6 / (statistics.mean(rates) * took)
+            note = (
+                f"CPU each, about: {used.server * per_item:.0f} µs server, "
+                f"{used.postgres * per_item:.0f} µs Postgres"
+            )
+            report.add(name, statistics.median(rates), unit, note)
+        rates = [
+            drive_http(target, "claims", f"bench/claims{i}", clients=32, count=6400) for i in range(rounds)
+        ]
+        report.add("http_claims_per_s_32x32", statistics.median(rates), "claims/s")
+        times = drive_http(target, "wakeup", "bench/wakeup", count=200 if quick else 1000)
+        for key, prefix in (("from_call", "http_wakeup"), ("from_return", "http_wakeup_after_return")):
+            cuts = statistics.quantiles(times[key], n=100)
+            for percent in (50, 95, 99):
+                note = f"{key.replace('_', ' ')} of createTask"
+                report.add(f"{prefix}_p{percent}_ms", cuts[percent - 1], "ms", note)
+
+
 def _rates(report: Report, target: Target, name: str, rounds: int, **options: Any) -> None:
     rates, cpu, began = [], target.cpu(), time.monotonic()
     for i in range(rounds):
@@ -253,6 +303,7 @@ PARTS: dict[str, Callable[[Report, bool], None]] = {
     "pickup": pickup,
     "idle_streams": idle_streams,
     "claim_cost": claim_cost,
+    "http": http,
 }
 
 if __name__ == "__main__":

@@ -81,9 +81,9 @@ async def lives(
                 await call(request, metadata=driver.metadata)
 
     tasks += [asyncio.create_task(create(channels[i % len(channels)])) for i in range(callers)]
-    await _watch(tasks, 2.0)
+    await watch(tasks, 2.0)
     start, first = time.perf_counter(), driver.resolved
-    await _watch(tasks, seconds)
+    await watch(tasks, seconds)
     rate = (driver.resolved - first) / (time.perf_counter() - start)
     done.set()
     for task in tasks:
@@ -106,9 +106,9 @@ async def creates(address: str, queue: str, *, callers: int, seconds: float) -> 
 
     channels = [driver.channel() for _ in range(min(callers, 4))]
     tasks = [asyncio.create_task(create(channels[i % len(channels)])) for i in range(callers)]
-    await _watch(tasks, 1.0)
+    await watch(tasks, 1.0)
     start, first = time.perf_counter(), made
-    await _watch(tasks, seconds)
+    await watch(tasks, seconds)
     rate = (made - first) / (time.perf_counter() - start)
     for task in tasks:
         task.cancel()
@@ -179,7 +179,8 @@ async def claim_cost(address: str, queue: str, *, count: int) -> Any:
     return times[20:]
 
 
-async def _watch(tasks: list[asyncio.Task[None]], seconds: float) -> None:
+async def watch(tasks: list[asyncio.Task[None]], seconds: float) -> None:
+    """Lets the tasks work for so long; raises what one of them fails with."""
     done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
     for task in done:
         task.result()

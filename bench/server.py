@@ -35,7 +35,7 @@ def main() -> None:
             encryption_key=new_key(),
             root_access_token=ROOT_TOKEN,
             grpc_listen="127.0.0.1:0",
-            http_listen="",
+            http_listen="127.0.0.1:0",
             shutdown_grace_s=1.0,
             log_level="warning",
         )
@@ -46,6 +46,7 @@ def main() -> None:
                 json.dumps(
                     {
                         "port": serving.grpc_port,
+                        "http_port": serving.http_port,
                         "dsn": postgres.dsn,
                         "postgres": postgres.pid,
                         "server": os.getpid(),

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from gateway import bodies, failures, replies, signing
 from gateway.drafts import HttpDraft
+from gateway.protocol import Exchange
 from gateway.routes import MalformedPath, Place, Route, RouteTable, decode, route_for, verbs
 from server.codec import writing
 from server.errors import AuthenticationFailed, InvalidRequestArguments, QueueError
@@ -20,9 +21,6 @@ Scope = MutableMapping[str, Any]
 Headers = Mapping[bytes, bytes]
 
 NOT_FOUND = b'{\n  "error": "Not found"\n}'
-
-_WATCHED_AFTER_S = 0.005
-"""Calls that take longer are watched for a client that hangs up; on an idle server most are over before."""
 
 _WWW_AUTHENTICATE = ((b"www-authenticate", b"hawk"),)
 
@@ -42,30 +40,29 @@ class Api:
         self._trust_proxy = trust_proxy
         self._schema_id = schema_id
 
-    async def __call__(self, scope: Scope, receive: bodies.Receive, send: replies.Send) -> None:
-        """Answers one request."""
+    async def __call__(self, scope: Scope, receive: bodies.Receive, _: object) -> None:
+        """Answers one request, through the `exchange` in its scope."""
         headers: Headers = dict(scope["headers"])
         verb: str = scope["method"]
-        target: str = scope.get("target") or _target(scope)
-        raw_path = target.partition("?")[0]
+        exchange: Exchange = scope["exchange"]
         host, port = signing.host_and_port(
             headers, tls=scope["scheme"] == "https", trust_proxy=self._trust_proxy
         )
-        places = self._routes.find(raw_path, host)
+        places = self._routes.find(exchange.target.partition("?")[0], host)
         if verb == "OPTIONS" and places:
-            await _answer_options(send, headers, places)
+            await _answer_options(exchange, headers, places)
             return
         chosen = route_for(verb, places)
         if chosen is None:
-            await replies.send(send, headers, verb, 404, NOT_FOUND)
+            await replies.send(exchange, headers, verb, 404, NOT_FOUND)
             return
         route, texts = chosen
-        call = _HttpCall(scope, receive, headers, target, host, port, route, self._schema_id(route.method))
+        call = _HttpCall(exchange, verb, receive, headers, host, port, route, self._schema_id(route.method))
         try:
             status, body, extra = await call.answer(texts)
         except bodies.ClientGone:
             return
-        await replies.send(send, headers, verb, status, body, extra=extra)
+        await replies.send(exchange, headers, verb, status, body, extra=extra)
 
 
 class _HttpCall:
@@ -73,19 +70,19 @@ class _HttpCall:
 
     def __init__(
         self,
-        scope: Scope,
+        exchange: Exchange,
+        verb: str,
         receive: bodies.Receive,
         headers: Headers,
-        target: str,
         host: str,
         port: int,
         route: Route,
         schema_id: str | None,
     ) -> None:
-        self._scope = scope
+        self._exchange = exchange
+        self._verb = verb
         self._receive = receive
         self._headers = headers
-        self._target = target
         self._host = host
         self._port = port
         self._route = route
@@ -122,26 +119,24 @@ class _HttpCall:
         self._draft = HttpDraft(
             route,
             values,
-            self._target.partition("?")[2].encode("latin-1"),
+            self._exchange.target.partition("?")[2].encode("latin-1"),
             body,
             None if content_type is None else content_type.decode("latin-1"),
             self._schema_id,
         )
         credential = signing.hawk_request(
-            self._scope, self._target, self._headers, body, self._host, self._port
+            self._verb, self._exchange.target, self._headers, body, self._host, self._port
         )
-        loop = asyncio.get_running_loop()
-        watch = _Watch(self._receive)
-        timer = loop.call_later(_WATCHED_AFTER_S, watch.start)
+        hang_up = _HangUp()
+        self._exchange.when_gone(hang_up)
         try:
             return await route.pipeline.call(route.method, self._draft, credential)
         except asyncio.CancelledError:
-            if watch.hung_up:
+            if hang_up.happened:
                 raise bodies.ClientGone from None
             raise
         finally:
-            timer.cancel()
-            watch.stop()
+            self._exchange.when_gone(None)
 
     def _failed(self, error: QueueError) -> tuple[int, bytes, Sequence[replies.Header]]:
         payload = {} if self._draft is None else self._draft.payload
@@ -150,37 +145,25 @@ class _HttpCall:
         return error.http_status, writing.to_bytes(body, indent=True), extra
 
 
-class _Watch:
+class _HangUp:
     """Cancels the call it was made in when the client hangs up, so that a long poll claims nothing for
     nobody (compat.md 6)."""
 
-    def __init__(self, receive: bodies.Receive) -> None:
-        self._receive = receive
+    def __init__(self) -> None:
         self._call = asyncio.current_task()
-        self._watching: asyncio.Task[None] | None = None
-        self.hung_up = False
+        self.happened = False
 
-    def start(self) -> None:
-        """Begins to watch."""
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
-
-    def stop(self) -> None:
-        """The call is over."""
-        if self._watching is not None:
-            self._watching.cancel()
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if self._call is not None and self._watching is not None:
-            self.hung_up = True
+    def __call__(self) -> None:
+        """The client has hung up."""
+        self.happened = True
+        if self._call is not None:
             self._call.cancel()
 
 
-async def _answer_options(send: replies.Send, headers: Headers, places: Sequence[Place]) -> None:
+async def _answer_options(exchange: Exchange, headers: Headers, places: Sequence[Place]) -> None:
     allowed = ", ".join(verbs(places)).encode()
     await replies.send(
-        send, headers, "OPTIONS", 200, allowed, content_type=replies.TEXT, extra=((b"allow", allowed),)
+        exchange, headers, "OPTIONS", 200, allowed, content_type=replies.TEXT, extra=((b"allow", allowed),)
     )
 
 
@@ -188,10 +171,3 @@ def _body(response: Message, field: str) -> Any:
     if not field:
         return writing.to_value(response)
     return writing.field_value(response, field)
-
-
-def _target(scope: Scope) -> str:
-    """Path and query as they stood on the request line, where the server does not tell exactly."""
-    query: bytes = scope["query_string"]
-    raw: bytes = scope["raw_path"]
-    return (raw + b"?" + query if query else raw).decode("latin-1")

@@ -53,6 +53,7 @@ class HttpDoor:
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, math.ceil(settings.shutdown_grace_s)),
             **_tls(settings),

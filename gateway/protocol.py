@@ -1,9 +1,13 @@
-"""HTTP/1.1 as uvicorn speaks it, with two things added: the exact request target, which signatures
-cover byte for byte, and a limit on the size of a request's headers."""
+"""HTTP/1.1 as uvicorn speaks it, and what it does not offer through ASGI: the exact request target, which
+signatures cover byte for byte; a limit on the size of a request's headers; word of a client that hangs
+up without a task that waits for it; and answers written in one piece."""
 
 from __future__ import annotations
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEADER_BYTES = 64 * 1024
 """Largest sum of request line and headers: a Hawk header may have 16 KiB, and a bewit as much."""
@@ -19,10 +23,55 @@ class _HeadersTooLarge(Exception):
     """Ends the parsing of a request."""
 
 
+class Exchange:
+    """One request and its answer, beside ASGI; found in the scope as `exchange`.
+
+    `target` are the path and query as they stood on the request line.
+    """
+
+    __slots__ = ("_cycle", "_gone", "target")
+
+    def __init__(self, cycle: RequestResponseCycle, target: str) -> None:
+        self._cycle = cycle
+        self._gone: Callable[[], object] | None = None
+        self.target = target
+
+    def when_gone(self, callback: Callable[[], object] | None) -> None:
+        """Has the callback called when the client hangs up before it is answered; None: no longer."""
+        self._gone = callback
+        if callback is not None and self._cycle.disconnected:
+            callback()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        if self._gone is not None and not self._cycle.response_complete:
+            self._gone()
+
+    async def reply(self, status: int, head: bytes, body: bytes) -> None:
+        """Sends the whole answer; `head` are header lines, each with its end. A client that is gone
+        gets none."""
+        cycle = self._cycle
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        if cycle.disconnected:
+            return
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.transport.write(b"".join((STATUS_LINE[status], head, end, body)))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+
+
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
-    _size = 0
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._size = 0
+        self._exchange: Exchange | None = None
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -42,7 +91,14 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The request line and headers are there: the application may begin."""
         super().on_headers_complete()
-        self.scope["target"] = _path_and_query(self.url)  # type: ignore[typeddict-unknown-key]
+        self._exchange = Exchange(self.cycle, _path_and_query(self.url))
+        self.scope["exchange"] = self._exchange  # type: ignore[typeddict-unknown-key]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has hung up."""
+        super().connection_lost(exc)
+        if self._exchange is not None:
+            self._exchange.lost()
 
     def send_400_response(self, msg: str) -> None:
         """What came is not HTTP, or too much of it."""

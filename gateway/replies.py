@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import re
-import uuid
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+
+from gateway.protocol import Exchange
 
 Header = tuple[bytes, bytes]
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 JSON = b"application/json; charset=utf-8"
 TEXT = b"text/plain; charset=utf-8"
@@ -33,13 +33,18 @@ ALWAYS: Sequence[Header] = (
 )
 """What every API answer says, errors and unknown routes included."""
 
+_ALWAYS = b"".join(b"%s: %s\r\n" % header for header in ALWAYS)
+#: What makes 128 random bits a UUID of version 4.
+_UUID_FREE = ~(0xF << 76 | 0x3 << 62)
+_UUID_FIXED = 0x4 << 76 | 0x2 << 62
+
 _TRACE = b"x-taskcluster-trace-id"
 #: What else comes as a trace id is replaced: it would break our own header, or somebody's log.
 _plausible_trace = re.compile(rb"[\x21-\x7e]{1,256}").fullmatch
 
 
 async def send(
-    send: Send,
+    exchange: Exchange,
     headers: Mapping[bytes, bytes],
     verb: str,
     status: int,
@@ -49,30 +54,36 @@ async def send(
     extra: Sequence[Header] = (),
 ) -> None:
     """Sends an API answer. `headers` are the request's; `extra` are further ones for the answer."""
-    out = [*ALWAYS, *trace_headers(headers), *extra]
+    lines = [_ALWAYS, trace_lines(headers)]
+    if extra:
+        lines += [b"%s: %s\r\n" % header for header in extra]
+    if status == 200 and verb in ("GET", "HEAD"):
+        etag = b'W/"%x-%08x"' % (len(body), zlib.crc32(body))
+        lines.append(b"etag: %s\r\n" % etag)
+        if _unchanged(headers, etag):
+            status = 304
     if status in (204, 304):
         body = b""
     else:
-        if status == 200 and verb in ("GET", "HEAD"):
-            etag = b'W/"%x-%08x"' % (len(body), zlib.crc32(body))
-            out.append((b"etag", etag))
-            if _unchanged(headers, etag):
-                await _write(send, 304, out, b"")
-                return
-        out.append((b"content-type", content_type))
         if len(body) >= GZIP_FROM and accepts_gzip(headers):
             body = zlib.compress(body, 1, wbits=zlib.MAX_WBITS | 16)
-            out.append((b"content-encoding", b"gzip"))
-        out.append((b"content-length", b"%d" % len(body)))
-    await _write(send, status, out, b"" if verb == "HEAD" else body)
+            lines.append(b"content-encoding: gzip\r\n")
+        lines.append(b"content-type: %s\r\ncontent-length: %d\r\n" % (content_type, len(body)))
+    await exchange.reply(status, b"".join(lines), b"" if verb == "HEAD" else body)
 
 
-def trace_headers(headers: Mapping[bytes, bytes]) -> tuple[Header, Header]:
+def trace_lines(headers: Mapping[bytes, bytes]) -> bytes:
     """The caller's trace id, or a fresh one, and an id for this request."""
     trace = headers.get(_TRACE, b"")
     if not _plausible_trace(trace):
-        trace = str(uuid.uuid4()).encode()
-    return (b"x-for-trace-id", trace), (b"x-for-request-id", str(uuid.uuid4()).encode())
+        trace = _uuid()
+    return b"x-for-trace-id: %s\r\nx-for-request-id: %s\r\n" % (trace, _uuid())
+
+
+def _uuid() -> bytes:
+    """A random UUID's text; the library's way to it costs three times as much."""
+    text = b"%032x" % (random.getrandbits(128) & _UUID_FREE | _UUID_FIXED)
+    return b"-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 def accepts_gzip(headers: Mapping[bytes, bytes]) -> bool:
@@ -93,8 +104,3 @@ def _unchanged(headers: Mapping[bytes, bytes], etag: bytes) -> bool:
     if known is None or b"no-cache" in headers.get(b"cache-control", b""):
         return False
     return known.strip() == b"*" or etag in [one.strip() for one in known.split(b",")]
-
-
-async def _write(send: Send, status: int, headers: list[Header], body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from server.identity.model import HawkRequest
 
@@ -28,7 +27,7 @@ def host_and_port(headers: Mapping[bytes, bytes], *, tls: bool, trust_proxy: boo
 
 
 def hawk_request(
-    scope: Mapping[str, Any],
+    verb: str,
     target: str,
     headers: Mapping[bytes, bytes],
     body: bytes,
@@ -39,7 +38,7 @@ def hawk_request(
     content_type = headers.get(b"content-type")
     authorization = headers.get(b"authorization")
     return HawkRequest(
-        method=scope["method"],
+        method=verb,
         resource=target,
         host=host,
         port=port,

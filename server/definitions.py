@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,7 +16,8 @@ from tcqueue.v1.task_pb2 import Priority, Requires, TaskDefinition
 #: Priorities by rank: their enum numbers are the ranks.
 _RANKED: dict[int, Any] = {int(value): value for value in Priority.values()}
 
-_DRIFT = timedelta(minutes=15)
+_DRIFT_MS = 15 * 60 * 1000
+_DAY_MS = 86_400_000
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]*")
 
 
@@ -79,25 +80,31 @@ def fill_defaults(task_id: str, task: TaskDefinition) -> None:
 def check_dates(task: TaskDefinition, now: datetime, max_deadline_days: float) -> None:
     """Applies the date rules of queue.md 2.2 in their order, cuts dates to milliseconds and fills in
     `expires`, in place. Raises InputError, or InputValidationError for a date no calendar has."""
+    created, deadline = milliseconds(task.created), milliseconds(task.deadline)
     try:
-        created, deadline = moment(task.created), moment(task.deadline)
-        expires = moment(task.expires) if task.HasField("expires") else times.add_years(deadline, 1)
+        if task.HasField("expires"):
+            expires = milliseconds(task.expires)
+            times.from_milliseconds(expires)
+        else:
+            expires = times.to_milliseconds(times.add_years(times.from_milliseconds(deadline), 1))
+        times.from_milliseconds(created)
     except (OverflowError, ValueError, OSError) as e:
         raise _violation("task", "holds a date beyond the calendar") from e
-    if created < now - _DRIFT:
+    present = now.timestamp() * 1000
+    if created < present - _DRIFT_MS:
         raise InputError("created lies more than 15 minutes in the past")
-    if created > now + _DRIFT:
+    if created > present + _DRIFT_MS:
         raise InputError("created lies more than 15 minutes in the future")
     if created > deadline:
         raise InputError("created lies after the deadline")
-    if deadline < now:
+    if deadline < present:
         raise InputError("the deadline has passed already")
-    if deadline > now + timedelta(days=max_deadline_days) + _DRIFT:
+    if deadline > present + max_deadline_days * _DAY_MS + _DRIFT_MS:
         raise InputError(f"the deadline lies more than {max_deadline_days:g} days in the future")
     if expires < deadline:
         raise InputError("expires lies before the deadline")
     for stamp, value in ((task.created, created), (task.deadline, deadline), (task.expires, expires)):
-        stamp.FromMilliseconds(times.to_milliseconds(value))
+        stamp.FromMilliseconds(value)
 
 
 def check_scopes(task: TaskDefinition) -> None:

@@ -72,7 +72,7 @@ def fill_text(message: Message, field: str, text: str, found: Found) -> None:
             return
         setattr(message, field, text == "true")
     else:
-        _setter(descriptor)(message, text, None, name, found)
+        _setters(message.DESCRIPTOR)[0][name](message, text, None, name, found)
 
 
 def with_defaults(cls: type[Message], value: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ def cut(moment: datetime) -> datetime:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
+@lru_cache(maxsize=4096)
 def from_milliseconds(milliseconds: int) -> datetime:
     """The instant so many milliseconds after the epoch."""
     seconds, rest = divmod(milliseconds, 1000)
@@ -28,6 +29,7 @@ def to_milliseconds(moment: datetime) -> int:
     return int(moment.timestamp()) * 1000 + moment.microsecond // 1000
 
 
+@lru_cache(maxsize=4096)
 def add_years(moment: datetime, years: int) -> datetime:
     """The same day and time so many calendar years later; 29 February becomes 1 March (queue.md T-12)."""
     try:

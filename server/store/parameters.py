@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any
 
 from psycopg import DataError
@@ -76,6 +77,8 @@ def _array(items: Sequence[Any]) -> tuple[bytes, int]:
         return ('{"' + joined.replace("\0", '","') + '"}').encode(), TEXT
     if kind is int and None not in items:
         return ("{" + ",".join(map(str, items)) + "}").encode(), TEXT
+    if kind is datetime and None not in items:
+        return ('{"' + '","'.join(map(_instant, items)) + '"}').encode(), TEXT
     if any(isinstance(item, bytes) for item in items):
         return _bytea_array(items), BINARY
     return _slow_array(items), TEXT
@@ -114,12 +117,17 @@ def _scalar(value: Any) -> str:
     if isinstance(value, float):
         return repr(float(value))
     if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise TypeError("a datetime parameter needs a time zone")
-        return value.isoformat()
+        return _instant(value)
     if isinstance(value, date):
         return value.isoformat()
     raise TypeError(f"cannot pass a {type(value).__name__} to PostgreSQL")
+
+
+@lru_cache(maxsize=4096)
+def _instant(value: datetime) -> str:
+    if value.tzinfo is None:
+        raise TypeError("a datetime parameter needs a time zone")
+    return value.isoformat()
 
 
 def _no_nul(text: str) -> str:
