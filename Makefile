@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GRPCURL_VERSION := v1.9.3
+VERSITYGW_VERSION := v1.8.0
 # Workers of the tests; two cores are what CI has.
 JOBS ?= 2
 # Further arguments: make test ARGS='tests/unit -k slugid', make run ARGS=--help
@@ -89,7 +90,7 @@ lock: $(VENV)/.dev ## Write constraints.txt: the versions of what our dependenci
 	$(PY) -m tools.lock
 
 .PHONY: tools
-tools: .tools/grpcurl ## Install grpcurl into .tools/ (needs Go; left out without it, except in CI)
+tools: .tools/grpcurl .tools/versitygw ## Install grpcurl and an S3 server into .tools/ (needs Go; left out without it, except in CI)
 
 .PHONY: clean
 clean: ## Remove what was built; ./data stays
@@ -124,4 +125,16 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
 	  echo "no go: grpcurl cannot be installed, and CI needs it" >&2; exit 1; \
 	else \
 	  echo "no go: the tests that use grpcurl will be skipped"; \
+	fi
+
+# A real S3 server, in one file.
+.tools/versitygw:
+	@mkdir -p .tools
+	@if command -v go >/dev/null; then \
+	  echo "installing versitygw $(VERSITYGW_VERSION) (a minute)"; \
+	  GOBIN=$(CURDIR)/.tools go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION); \
+	elif [ "$(CI)" = true ]; then \
+	  echo "no go: versitygw cannot be installed, and CI needs it" >&2; exit 1; \
+	else \
+	  echo "no go: the tests that use versitygw will be skipped"; \
 	fi

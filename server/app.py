@@ -32,6 +32,7 @@ from server.identity import bootstrap
 from server.identity.authenticator import Authenticator
 from server.identity.changes import Changes
 from server.identity.clients import Clients
+from server.identity.roles import Roles
 from server.identity.secrets import SecretBox
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.loops import base as loop_base
@@ -50,12 +51,15 @@ from server.transitions.changing import Change, change_runs
 from server.transitions.creating import NewTask, create_tasks
 from server.transitions.facts import TaskFacts
 from server.transitions.machine import Machine
-from tcqueue.v1 import queue_service_pb2
+from tcqueue.v1 import auth_service_pb2, queue_service_pb2
 
 log = structlog.get_logger(__name__)
 
 #: Every service that both doors serve.
-SERVICES = (queue_service_pb2.DESCRIPTOR.services_by_name["Queue"],)
+SERVICES = (
+    queue_service_pb2.DESCRIPTOR.services_by_name["Queue"],
+    auth_service_pb2.DESCRIPTOR.services_by_name["Auth"],
+)
 
 #: What the server allows of clients' keepalive; server/client sends along what goes with it.
 _KEEPALIVE = (
@@ -144,6 +148,8 @@ async def start(settings: Settings) -> Process:
             creations=creations,
             changes=changes,
             authenticator=authenticator,
+            clients=Clients(db, SecretBox.from_settings(settings), Changes(db, hub)),
+            roles=Roles(db, Changes(db, hub)),
             issuer=issuer,
             seen=seen,
             counts=counts,
@@ -200,7 +206,7 @@ async def _serve(
         log.info("serving", grpc=serving.grpc_port, http=serving.http_port)
         await stop.wait()
         log.info("draining", grace_s=settings.shutdown_grace_s)
-        await close_doors(process.services, *filter(None, (door, http)))
+        await close_doors(process.services, *[opened for opened in (door, http) if opened is not None])
     finally:
         stop.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -230,14 +236,7 @@ def loops(services: Services) -> Sequence[loop_base.Loop]:
         ClaimExpiry(machine),
         Deadlines(machine),
         Dependencies(machine),
-        ClientExpiry(
-            Clients(
-                services.db,
-                SecretBox.from_settings(settings),
-                Changes(services.db, services.hub),
-            ),
-            pause_s=settings.expiry_interval_s,
-        ),
+        ClientExpiry(services.clients, pause_s=settings.expiry_interval_s),
         EventRetention(services.db, retention_s=settings.event_retention_s, batch=settings.loop_batch_size),
         *expiry_loops(
             services.db,

@@ -44,6 +44,11 @@ class Call:
             raise self._identity
         return self._identity
 
+    @property
+    def actor(self) -> str:
+        """The clientId that a change is noted under. Raises AuthenticationFailed."""
+        return self.identity.client_id
+
     def authorize(self, parameters: Mapping[str, Any]) -> None:
         """Checks the method's scope expression with these parameters (lowerCamelCase names).
 

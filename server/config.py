@@ -37,6 +37,9 @@ class Settings:
     # Front doors
     grpc_listen: str = setting("127.0.0.1:50051", "address of the gRPC door; empty closes it")
     http_listen: str = setting("127.0.0.1:8080", "address of the HTTP door; empty closes it")
+    root_url: str = setting(
+        "", "address that clients know this deployment by; empty: references are relative"
+    )
     trust_proxy: bool = setting(
         False, "believe X-Forwarded-Port and X-Forwarded-Proto, which a proxy in front must then set"
     )
@@ -92,6 +95,17 @@ class Settings:
     )
     default_anonymous_role: bool = setting(True, "fill the anonymous role at the very first start")
 
+    # Object store
+    s3_endpoint: str = setting("", "URL of the S3 service, such as https://s3.us-west-2.amazonaws.com")
+    s3_region: str = setting("us-east-1", "region of the buckets")
+    s3_access_key: str = setting("", "access key of the S3 service")
+    s3_secret_key: str = setting("", "secret key of the S3 service")
+    s3_references_bucket: str = setting("", "bucket for `tcqueue publish-references`: references")
+    s3_schemas_bucket: str = setting("", "bucket for `tcqueue publish-references`: JSON schemas")
+    auth_serve_credentials: bool = setting(
+        False, "let holders of auth:credentials read clients' access tokens, as the Auth API of 2014 did"
+    )
+
     # Logs
     log_level: str = setting("info", "debug, info, warning or error")
     log_format: str = setting("auto", "json, console, or auto: console on a terminal")
@@ -108,7 +122,7 @@ class Settings:
         for name, f in known.items():
             if name in environ:
                 values[f.name] = _parse(name, str(f.type), environ[name])
-        allowed_elsewhere = ("TCQUEUE_TEST_", "TCQUEUE_AMQP_", "TCQUEUE_S3_", "TCQUEUE_CLIENT_")
+        allowed_elsewhere = ("TCQUEUE_TEST_", "TCQUEUE_AMQP_", "TCQUEUE_CLIENT_")
         for name in environ:
             if name.startswith("TCQUEUE_") and name not in known and not name.startswith(allowed_elsewhere):
                 raise SettingsError(f"{name} is not a setting; `tcqueue serve --help` lists them")

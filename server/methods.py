@@ -28,7 +28,8 @@ class HttpRule:
 
     `template` is the whole path with `{field}` or `{field=**}` in it; `body` the request field that the
     JSON body fills, `*` for the message itself, empty for none; `query` the fields that the query string
-    fills; `response_body` the response field that is the JSON answer, empty for the message itself.
+    fills; `response_body` the response field that is the JSON answer, empty for the message itself;
+    `unchecked_body` names fields that a body may carry although the method asks for none.
     """
 
     verb: str
@@ -37,6 +38,7 @@ class HttpRule:
     query: tuple[str, ...]
     response_body: str
     success_status: int
+    unchecked_body: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ def _http_rule(
     descriptor: MethodDescriptor, http: Any, rules: options_pb2.MethodRules, path_fields: frozenset[str]
 ) -> HttpRule:
     verb = http.WhichOneof("pattern")
-    names = [field.name for field in descriptor.input_type.fields if field.name not in path_fields]
+    elsewhere = path_fields | set(rules.unchecked_body)
+    names = [field.name for field in descriptor.input_type.fields if field.name not in elsewhere]
     if http.body == "*":
         query = [name for name in names if name in rules.query]
     elif http.body:
@@ -126,6 +129,7 @@ def _http_rule(
         query=tuple(query),
         response_body=http.response_body,
         success_status=rules.success_status or 200,
+        unchecked_body=tuple(rules.unchecked_body),
     )
 
 

@@ -13,6 +13,8 @@ from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.seen import SeenWorkers
 from server.events.log import EventLog
 from server.identity.authenticator import Authenticator
+from server.identity.clients import Clients
+from server.identity.roles import Roles
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.store.batcher import Batcher
 from server.store.database import Database
@@ -38,6 +40,8 @@ class Services:
     #: Coalesces concurrent accepts and resolutions, of reports and streams alike.
     changes: Batcher[Change, Any]
     authenticator: Authenticator
+    clients: Clients
+    roles: Roles
     issuer: TaskCredentialIssuer
     #: Which workers and queues have been seen, and who is quarantined.
     seen: SeenWorkers

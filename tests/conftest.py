@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.plugins.event_log",
     "tests.plugins.identity",
     "tests.plugins.postgres",
+    "tests.plugins.s3",
     "tests.plugins.server",
     "tests.plugins.services",
 ]

@@ -1,4 +1,5 @@
-"""Keeps the settings table of README.md equal to server/config.py.
+"""Keeps the tables of README.md equal to what they are about: settings to server/config.py, endpoints to
+the proto.
 
 `python -m tools.readme` rewrites it; `--check` fails if that would change anything.
 """
@@ -9,14 +10,16 @@ import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+from server.app import SERVICES
 from server.config import Settings, environment_name
+from server.references.api import api
+from server.references.catalogue import Catalogue
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- settings:begin -->", "<!-- settings:end -->"
 
 
-def table() -> str:
-    """The table in Markdown."""
+def settings_table() -> str:
+    """All settings in Markdown."""
     lines = ["| variable | default | what it is |", "|---|---|---|"]
     for field in fields(Settings):
         default = "[]" if field.default is MISSING else field.default
@@ -25,11 +28,32 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def endpoints_table() -> str:
+    """All HTTP endpoints in Markdown, in the order of the references."""
+    lines = ["| | path | name | |", "|---|---|---|---|"]
+    for service in SERVICES:
+        reference = api(Catalogue(service))
+        base = f"/api/{reference['serviceName']}/{reference['apiVersion']}"
+        for entry in reference["entries"]:
+            note = "" if entry["stability"] == "stable" else entry["stability"]
+            path = f"`{base}{entry['route']}`"
+            lines.append(f"| {entry['method'].upper()} | {path} | {entry['name']} | {note} |")
+    return "\n".join(lines)
+
+
+TABLES = {"settings": settings_table, "endpoints": endpoints_table}
+
+
 def rewritten(text: str) -> str:
-    """The README with a fresh table."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    """The README with fresh tables. Raises ValueError where the marks of one are missing."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, found, rest = text.partition(begin)
+        _, found_end, after = rest.partition(end)
+        if not found or not found_end:
+            raise ValueError(f"README.md lacks {begin} or {end}")
+        text = f"{before}{begin}\n{table()}\n{end}{after}"
+    return text
 
 
 def main() -> int:
@@ -38,7 +62,7 @@ def main() -> int:
     wanted = rewritten(text)
     if "--check" in sys.argv:
         if text != wanted:
-            print("README.md: the settings table is stale; run `make gen`", file=sys.stderr)
+            print("README.md: a table is stale; run `make gen`", file=sys.stderr)
             return 1
         return 0
     README.write_text(wanted)

@@ -36,6 +36,9 @@ _ENTRIES = {
     "client": _Entry("clients:client", "Make and change clients, in the database.", "Administer"),
     "role": _Entry("roles:role", "Make and change roles, in the database.", "Administer"),
     "migrate": _Entry("migrate:migrate", "Bring the database's schema up to date.", "Administer"),
+    "publish-references": _Entry(
+        "publish:publish_references", "Publish references and schemas to S3 or a folder.", "Administer"
+    ),
     "check": _Entry("check:check", "Check settings, database and ports.", "Administer"),
     "claim-reaper": _Entry("loops:claim_reaper", "Retry runs whose worker is gone.", "Loops"),
     "deadline-reaper": _Entry("loops:deadline_reaper", "End tasks whose deadline has passed.", "Loops"),

@@ -133,6 +133,10 @@ def _is_raw(field: FieldDescriptor) -> bool:
     return bool(field.GetOptions().Extensions[options_pb2.field].raw_json)
 
 
+def _is_unwrapped(field: FieldDescriptor) -> bool:
+    return bool(field.GetOptions().Extensions[options_pb2.field].unwrap)
+
+
 def _setter(field: FieldDescriptor) -> Setter:
     entry: Descriptor | None = field.message_type
     if entry is not None and entry.GetOptions().map_entry:
@@ -140,7 +144,9 @@ def _setter(field: FieldDescriptor) -> Setter:
     if field.is_repeated:
         return _message_list_setter(field) if entry is not None else _list_setter(field.name, _checked(field))
     if entry is not None:
-        return _date_setter(field.name) if entry.full_name == _TIMESTAMP else _message_setter(field.name)
+        if entry.full_name == _TIMESTAMP:
+            return _date_setter(field.name)
+        return _unwrapped_setter(field) if _is_unwrapped(field) else _message_setter(field.name)
     if _is_raw(field):
         return _raw_setter(field.name)
     return _scalar_setter(field.name, _checked(field))
@@ -262,6 +268,18 @@ def _message_setter(name: str) -> Setter:
     return put
 
 
+def _unwrapped_setter(field: FieldDescriptor) -> Setter:
+    holder_type: Any = field.message_type
+    name, inner = field.name, _setter(holder_type.fields[0])
+
+    def put(message: Any, value: Any, body: bytes | None, path: str, found: Found) -> None:
+        holder = getattr(message, name)
+        holder.SetInParent()
+        inner(holder, value, body, path, found)
+
+    return put
+
+
 def _message_list_setter(field: FieldDescriptor) -> Setter:
     name, raw = field.name, _has_raw(field.message_type)
 
@@ -278,11 +296,10 @@ def _message_list_setter(field: FieldDescriptor) -> Setter:
 
 
 def _raw_setter(name: str) -> Setter:
+    """Whatever JSON it is; those who handle the field know what they want of it."""
+
     def put(message: Any, value: Any, body: bytes | None, path: str, found: Found) -> None:
-        if type(value) is not dict:
-            found.append(Violation(path, "must be object"))
-        else:
-            setattr(message, name, (orjson.dumps(value) if body is None else body).decode())
+        setattr(message, name, (orjson.dumps(value) if body is None else body).decode())
 
     return put
 

@@ -98,6 +98,10 @@ def _single_value(field: FieldDescriptor) -> Value:
     if field.message_type is not None:
         if field.message_type.full_name == _TIMESTAMP:
             return lambda stamp: to_text(stamp.seconds, stamp.nanos)
+        if field.GetOptions().Extensions[options_pb2.field].unwrap:
+            (inner,) = field.message_type.fields
+            unwrapped = _field_value(inner)
+            return lambda holder: unwrapped(getattr(holder, inner.name))
         return _later(field.message_type)
     if field.enum_type is not None:
         known = numbers(field.enum_type)

@@ -8,6 +8,10 @@ from types import ModuleType
 from typing import Any
 
 from server.handlers import (
+    auth_access,
+    auth_audit,
+    auth_clients,
+    auth_roles,
     claims,
     events,
     monitoring,
@@ -24,6 +28,7 @@ from server.methods import Method
 
 #: The handler modules of each service, by its full name.
 MODULES: dict[str, tuple[ModuleType, ...]] = {
+    "tcqueue.v1.Auth": (auth_access, auth_audit, auth_clients, auth_roles, monitoring),
     "tcqueue.v1.Queue": (
         claims,
         events,

@@ -204,9 +204,11 @@ class Authenticator:
             self._run(self._note_use(issuer_id))
         return identity
 
-    def expand(self, scopes: list[str]) -> list[str]:
-        """The scopes with all that roles give them, normalized; without the anonymous role."""
-        return self._directory.expand(scopes)
+    async def expander(self) -> Callable[[list[str]], list[str]]:
+        """A function that adds to scopes what the roles of this moment give them, normalized; without
+        the anonymous role. Unavailable."""
+        await self._fresh()
+        return self._directory.expand
 
     def _verify(
         self, token: str, claims: tokens.Claims, issuer_id: str, now: float

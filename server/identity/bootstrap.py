@@ -14,7 +14,7 @@ from typing import Any
 from server.config import Settings, SettingsError
 from server.domain.roles import ANONYMOUS_ROLE, ANONYMOUS_SCOPES
 from server.domain.scopes import is_scope
-from server.identity.changes import ROLES, Changes, about_client
+from server.identity.changes import ROLES, Changes, News, about_client
 from server.identity.clients import STATIC
 from server.identity.model import is_access_token, is_client_id
 from server.identity.secrets import SecretBox, new_access_token
@@ -68,7 +68,7 @@ async def prepare(db: Database, hub: NotifyHub | None, settings: Settings, box: 
     if settings.root_access_token and not is_access_token(settings.root_access_token):
         raise SettingsError("TCQUEUE_ROOT_ACCESS_TOKEN takes 22 to 66 letters, digits, _ and -")
 
-    async def run(tx: Transaction, news: set[str]) -> Prepared:
+    async def run(tx: Transaction, news: News) -> Prepared:
         await tx.run(_SQL["bootstrap_lock"], [])
         seen = await tx.run(_SQL["first_start_get"], [])
         first_start, anonymous_filled = not seen, bool(seen and seen[0][0])
@@ -93,7 +93,7 @@ async def prepare(db: Database, hub: NotifyHub | None, settings: Settings, box: 
 class _Sync:
     """Brings clients and the anonymous role to what is wanted; adds what it changed to the news."""
 
-    def __init__(self, tx: Transaction, box: SecretBox, news: set[str]) -> None:
+    def __init__(self, tx: Transaction, box: SecretBox, news: News) -> None:
         self._tx = tx
         self._box = box
         self._news = news
@@ -117,7 +117,7 @@ class _Sync:
             await self._tx.run(_SQL["client_update"], params)
             if disabled:
                 await self._tx.run(_SQL["client_set_disabled"], [wanted.client_id, False, QUEUE_CLIENT])
-            self._news.add(about_client(wanted.client_id))
+            self._news.topics.add(about_client(wanted.client_id))
         if wanted.access_token not in (None, token):
             token = await self._rekey(wanted.client_id, wanted.access_token)
         return token
@@ -130,7 +130,7 @@ class _Sync:
             for client_id, *_ in rows:
                 if client_id not in wanted and not client_id.startswith(_OWN):
                     await self._tx.run(_SQL["client_delete"], [client_id, QUEUE_CLIENT])
-                    self._news.add(about_client(client_id))
+                    self._news.topics.add(about_client(client_id))
             if len(rows) < 1000:
                 break
             after = rows[-1][0]
@@ -157,7 +157,7 @@ class _Sync:
         ]
         await self._tx.run(_SQL["roles_lock"], [])
         if await self._tx.run(_SQL["role_insert"], params):
-            self._news.add(ROLES)
+            self._news.topics.add(ROLES)
 
     async def _insert(self, wanted: _Wanted) -> str:
         token = wanted.access_token or new_access_token()
@@ -172,13 +172,13 @@ class _Sync:
             QUEUE_CLIENT,
         ]
         await self._tx.run(_SQL["client_insert"], params)
-        self._news.add(about_client(wanted.client_id))
+        self._news.topics.add(about_client(wanted.client_id))
         return token
 
     async def _rekey(self, client_id: str, token: str | None) -> str:
         token = token or new_access_token()
         await self._tx.run(_SQL["client_reset"], [client_id, self._box.seal(token), QUEUE_CLIENT])
-        self._news.add(about_client(client_id))
+        self._news.topics.add(about_client(client_id))
         return token
 
 

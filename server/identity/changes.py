@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias, TypeVar
 
+import orjson
+
 from server.domain.scopes import is_scope, refuse_double_star
 from server.errors import InputValidationError
 from server.store import hub as hubs
@@ -20,14 +22,43 @@ MAX_ID = 1000
 CLIENT, ROLES = "client", "roles"
 """What a message on the channel may say: `client <clientId>`, or `roles`. Anything else: everything."""
 
+
+class News:
+    """What is to be told of a change: to the processes that remember clients and roles, and to the world.
+
+    Exchanges are named without their prefix, which the service's declaration in the proto has.
+    """
+
+    def __init__(self) -> None:
+        self.topics: set[str] = set()
+        self.events: list[dict[str, object]] = []
+
+    def of_client(self, client_id: str, exchange: str) -> None:
+        """A client has changed, or might have: `exchange` is client-created, -updated or -deleted."""
+        self.topics.add(about_client(client_id))
+        self._publish(exchange, {"version": 1, "clientId": client_id})
+
+    def of_role(self, role_id: str, exchange: str) -> None:
+        """A role has changed, or might have: `exchange` is role-created, -updated or -deleted."""
+        self.topics.add(ROLES)
+        self._publish(exchange, {"version": 1, "roleId": role_id})
+
+    def _publish(self, exchange: str, payload: dict[str, object]) -> None:
+        self.events.append({"exchange": exchange, "key": "", "cc": [], "payload": payload})
+
+
 T = TypeVar("T")
-Change: TypeAlias = Callable[[Transaction, set[str]], Awaitable[T]]
-"""Works in a transaction and adds to the set what is to be told of it."""
+Change: TypeAlias = Callable[[Transaction, News], Awaitable[T]]
+"""Works in a transaction and adds to the news what is to be told of it."""
 
 Authorize: TypeAlias = Callable[[Sequence[str]], None]
 """Called with the scopes a change hands out, before anything is written; raises to forbid it."""
 
+EVENTS = "events"
+"""The channel on which watchers of the event log wait."""
+
 _NOTIFY = load("hub")["notify"]
+_INSERT_EVENTS = load("transitions")["insert_events"]
 
 
 def about_client(client_id: str) -> str:
@@ -49,21 +80,25 @@ class Changes:
         and for certain: the message is part of the transaction, so that a disabled client cannot stay
         welcome anywhere because its disabler died between the two. Raises what `change` raises.
         """
-        news: set[str] = set()
 
-        async def run(tx: Transaction) -> T:
-            news.clear()
+        async def run(tx: Transaction) -> tuple[T, News]:
+            news = News()
             made = await change(tx, news)
-            if news:
+            if news.events:
+                await tx.run(_INSERT_EVENTS, [orjson.dumps(news.events).decode()])
+            if news.topics:
                 # From nobody in particular, so that this process, too, hears it when the outcome of
                 # its COMMIT gets lost.
-                await tx.run(_NOTIFY, [[hubs.message("", CHANNEL, text) for text in sorted(news)]])
-            return made
+                texts = [hubs.message("", CHANNEL, text) for text in sorted(news.topics)]
+                await tx.run(_NOTIFY, [texts])
+            return made, news
 
-        made = await self._db.in_transaction(run, hot=False)
+        made, news = await self._db.in_transaction(run, hot=False)
         if self._hub is not None:
-            for text in news:
+            for text in news.topics:
                 self._hub.publish(CHANNEL, text)
+            if news.events:
+                self._hub.publish(EVENTS, "")
         return made
 
 

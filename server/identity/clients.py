@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from server.errors import AlreadyExists, InputError, InvalidRequestArguments, ResourceNotFound
-from server.identity.changes import MAX_ID, Authorize, Changes, about_client, check_contents
+from server.identity.changes import MAX_ID, Authorize, Changes, News, check_contents
 from server.identity.model import is_client_id
 from server.identity.secrets import SecretBox, new_access_token
 from server.store.database import Database, Transaction
@@ -58,9 +58,14 @@ class Clients:
         rows = await self._db.fetch(_SQL["client_get"], [_checked(client_id)])
         return _found(rows)
 
+    async def credentials(self, client_id: str) -> tuple[Client, str]:
+        """One client with its access token; ResourceNotFound. Who asks must be allowed to know."""
+        rows = await self._db.fetch(_SQL["client_get_sealed"], [_checked(client_id)])
+        return _found(rows), self._box.open(rows[0][10])
+
     async def page(self, *, prefix: str = "", after: str = "", limit: int = MAX_PAGE) -> list[Client]:
-        """Up to `limit` clients in order of their ids, from behind `after`."""
-        rows = await self._db.fetch(_SQL["client_list"], [prefix, after, min(limit, MAX_PAGE)])
+        """Up to `limit` clients in order of their ids, from behind `after`; one more than a page at most."""
+        rows = await self._db.fetch(_SQL["client_list"], [prefix, after, min(limit, MAX_PAGE + 1)])
         return [Client.of_row(row) for row in rows]
 
     async def create(
@@ -94,10 +99,10 @@ class Clients:
             actor,
         ]
 
-        async def insert(tx: Transaction, news: set[str]) -> tuple[Client, str]:
+        async def insert(tx: Transaction, news: News) -> tuple[Client, str]:
+            news.of_client(client_id, "client-created")
             rows = await tx.run(_SQL["client_insert"], params)
             if rows:
-                news.add(about_client(client_id))
                 return Client.of_row(rows[0]), token
             rows = await tx.run(_SQL["client_lock"], [client_id])
             stored = _found(rows)
@@ -128,13 +133,13 @@ class Clients:
         _refuse_static(client_id)
         check_contents(description, scopes or ())
 
-        async def update(tx: Transaction, news: set[str]) -> Client:
+        async def update(tx: Transaction, news: News) -> Client:
             stored = _found(await tx.run(_SQL["client_lock"], [client_id]))
             wanted = stored.scopes if scopes is None else tuple(scopes)
             if authorize is not None:
                 authorize([scope for scope in wanted if scope not in stored.scopes])
             params = [client_id, description, list(wanted), expires, delete_on_expiration, actor]
-            news.add(about_client(client_id))
+            news.of_client(client_id, "client-updated")
             return _found(await tx.run(_SQL["client_update"], params))
 
         return await self._changes.make(update)
@@ -145,8 +150,8 @@ class Clients:
         token = new_access_token()
         params = [client_id, self._box.seal(token), actor]
 
-        async def reset(tx: Transaction, news: set[str]) -> Client:
-            news.add(about_client(client_id))
+        async def reset(tx: Transaction, news: News) -> Client:
+            news.of_client(client_id, "client-updated")
             return _found(await tx.run(_SQL["client_reset"], params))
 
         return await self._changes.make(reset), token
@@ -162,8 +167,8 @@ class Clients:
     async def _set_disabled(self, client_id: str, disabled: bool, actor: str) -> Client:
         _refuse_static(client_id)
 
-        async def set_disabled(tx: Transaction, news: set[str]) -> Client:
-            news.add(about_client(client_id))
+        async def set_disabled(tx: Transaction, news: News) -> Client:
+            news.of_client(client_id, "client-updated")
             return _found(await tx.run(_SQL["client_set_disabled"], [client_id, disabled, actor]))
 
         return await self._changes.make(set_disabled)
@@ -172,18 +177,19 @@ class Clients:
         """Delete a client; no error when there is none."""
         _refuse_static(client_id)
 
-        async def delete(tx: Transaction, news: set[str]) -> None:
-            if await tx.run(_SQL["client_delete"], [client_id, actor]):
-                news.add(about_client(client_id))
+        async def delete(tx: Transaction, news: News) -> None:
+            await tx.run(_SQL["client_delete"], [client_id, actor])
+            news.of_client(client_id, "client-deleted")
 
         await self._changes.make(delete)
 
     async def delete_expired(self, *, actor: str, limit: int = 1000) -> Sequence[str]:
         """Delete up to `limit` expired clients that asked for it; returns their ids."""
 
-        async def delete(tx: Transaction, news: set[str]) -> Sequence[str]:
+        async def delete(tx: Transaction, news: News) -> Sequence[str]:
             rows = await tx.run(_SQL["clients_delete_expired"], [limit, actor])
-            news.update(about_client(client_id) for (client_id,) in rows)
+            for (client_id,) in rows:
+                news.of_client(client_id, "client-deleted")
             return [client_id for (client_id,) in rows]
 
         return await self._changes.make(delete)

@@ -102,16 +102,22 @@ class Directory:
         held = ScopeSet.of_normalized(self._roles.expand([*scopes, EVERYONE]))
         if authorized is None:
             return held
-        if not isinstance(authorized, list):
-            raise AuthenticationFailed("ext.authorizedScopes must be an array")
-        if not all(map(is_scope, authorized)):
-            raise AuthenticationFailed("ext.authorizedScopes must be an array of valid scopes")
-        if not held.satisfies_all(authorized):
-            raise AuthenticationFailed(
-                "Supplied credentials do not satisfy authorizedScopes; credentials have scopes:\n\n"
-                f"{_fenced(held)}\nauthorizedScopes are:\n{_fenced(authorized)}"
-            )
-        return ScopeSet.of_normalized(self._roles.expand([*authorized, EVERYONE]))
+        return ScopeSet.of_normalized(self._roles.expand([*check_authorized(authorized, held), EVERYONE]))
+
+
+def check_authorized(authorized: object, held: ScopeSet) -> list[str]:
+    """The scopes that a credential narrows itself to; AuthenticationFailed when they are no list of
+    scopes, or more than is held."""
+    if not isinstance(authorized, list):
+        raise AuthenticationFailed("ext.authorizedScopes must be an array")
+    if not all(map(is_scope, authorized)):
+        raise AuthenticationFailed("ext.authorizedScopes must be an array of valid scopes")
+    if not held.satisfies_all(authorized):
+        raise AuthenticationFailed(
+            "Supplied credentials do not satisfy authorizedScopes; credentials have scopes:\n\n"
+            f"{_fenced(held)}\nauthorizedScopes are:\n{_fenced(authorized)}"
+        )
+    return authorized
 
 
 def _fenced(scopes: Iterable[str]) -> str:

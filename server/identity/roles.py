@@ -10,7 +10,7 @@ from typing import Any
 from server.domain.roles import RoleSet, check_cycles, check_role, is_role_id
 from server.domain.scopes import ScopeSet, canonical_key
 from server.errors import AlreadyExists, InvalidRequestArguments, ResourceNotFound
-from server.identity.changes import MAX_ID, ROLES, Authorize, Changes, check_contents
+from server.identity.changes import MAX_ID, Authorize, Changes, News, check_contents
 from server.store.database import Database, Transaction
 from server.store.statements import load
 
@@ -50,8 +50,8 @@ class Roles:
         return _found(await self._db.fetch(_SQL["role_get"], [_checked(role_id)]))
 
     async def page(self, *, after: str = "", limit: int = MAX_PAGE) -> list[Role]:
-        """Up to `limit` roles in order of their ids, from behind `after`."""
-        rows = await self._db.fetch(_SQL["role_list"], [after, min(limit, MAX_PAGE)])
+        """Up to `limit` roles in order of their ids, from behind `after`; one more than a page at most."""
+        rows = await self._db.fetch(_SQL["role_list"], [after, min(limit, MAX_PAGE + 1)])
         return [Role.of_row(row) for row in rows]
 
     async def create(
@@ -73,12 +73,12 @@ class Roles:
             authorize(scopes)
         ordered = sorted(scopes, key=canonical_key)
 
-        async def insert(tx: Transaction, news: set[str]) -> Role:
+        async def insert(tx: Transaction, news: News) -> Role:
             await tx.run(_SQL["roles_lock"], [])
             _check_together(await _all(tx), role_id, ordered)
+            news.of_role(role_id, "role-created")
             rows = await tx.run(_SQL["role_insert"], [role_id, description, ordered, actor])
             if rows:
-                news.add(ROLES)
                 return Role.of_row(rows[0])
             stored = _found(await tx.run(_SQL["role_get"], [role_id]))
             if (stored.description, list(stored.scopes)) != (description, ordered):
@@ -103,7 +103,7 @@ class Roles:
         _check(role_id, description, scopes)
         ordered = sorted(scopes, key=canonical_key)
 
-        async def update(tx: Transaction, news: set[str]) -> Role:
+        async def update(tx: Transaction, news: News) -> Role:
             await tx.run(_SQL["roles_lock"], [])
             roles = await _all(tx)
             stored = _found(await tx.run(_SQL["role_get"], [role_id]))
@@ -111,7 +111,7 @@ class Roles:
                 held = ScopeSet.of_normalized(RoleSet(roles).expand(stored.scopes))
                 authorize([scope for scope in ordered if not held.satisfies(scope)])
             _check_together(roles, role_id, ordered)
-            news.add(ROLES)
+            news.of_role(role_id, "role-updated")
             return _found(await tx.run(_SQL["role_update"], [role_id, description, ordered, actor]))
 
         return await self._changes.make(update)
@@ -120,10 +120,10 @@ class Roles:
         """Delete a role; no error when there is none."""
         _checked(role_id)
 
-        async def delete(tx: Transaction, news: set[str]) -> None:
+        async def delete(tx: Transaction, news: News) -> None:
             await tx.run(_SQL["roles_lock"], [])
-            if await tx.run(_SQL["role_delete"], [role_id, actor]):
-                news.add(ROLES)
+            await tx.run(_SQL["role_delete"], [role_id, actor])
+            news.of_role(role_id, "role-deleted")
 
         await self._changes.make(delete)
 

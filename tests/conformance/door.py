@@ -16,9 +16,13 @@ from server.client.channel import open_aio_channel
 from server.client.credentials import Credentials
 from server.client.errors import failure_of
 from server.methods import read_service
-from tcqueue.v1 import queue_service_pb2
+from tcqueue.v1 import auth_service_pb2, queue_service_pb2
 
-METHODS = read_service(queue_service_pb2.DESCRIPTOR.services_by_name["Queue"])
+#: The methods of all services by name; of those that every service has, the queue's.
+METHODS = {
+    **read_service(auth_service_pb2.DESCRIPTOR.services_by_name["Auth"]),
+    **read_service(queue_service_pb2.DESCRIPTOR.services_by_name["Queue"]),
+}
 
 #: Tag and value of a field that no message has.
 STRANGE_FIELD = b"\xf8\x7f\x01"

@@ -629,3 +629,77 @@ class TaskGroupPriorityChangedMessage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskGroupPriorityChangedMessage: _TypeAlias = TaskGroupPriorityChangedMessage  # noqa: Y015
+
+@_typing.final
+class AuthRoutingKey(_message.Message):
+    """The routing key of events about clients and roles: empty, for now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVED_FIELD_NUMBER: _builtins.int
+    reserved: _builtins.str
+    """Room for words to come. Bind it with `#`."""
+    def __init__(
+        self,
+        *,
+        reserved: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reserved", b"reserved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthRoutingKey: _TypeAlias = AuthRoutingKey  # noqa: Y015
+
+@_typing.final
+class ClientMessage(_message.Message):
+    """A client was made, changed or deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Version of this shape."""
+    client_id: _builtins.str
+    """The client."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        client_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientMessage: _TypeAlias = ClientMessage  # noqa: Y015
+
+@_typing.final
+class RoleMessage(_message.Message):
+    """A role was made, changed or deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ROLE_ID_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Version of this shape."""
+    role_id: _builtins.str
+    """The role."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        role_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["role_id", b"role_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleMessage: _TypeAlias = RoleMessage  # noqa: Y015

@@ -207,9 +207,30 @@ class Variant(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FixedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     VALUE_FIELD_NUMBER: _builtins.int
     REQUIRED_FIELD_NUMBER: _builtins.int
     OPTIONAL_FIELD_NUMBER: _builtins.int
+    FIXED_FIELD_NUMBER: _builtins.int
     value: _builtins.str
     """Value of the discriminator, as a word, for instance `s3`."""
     @_builtins.property
@@ -220,16 +241,21 @@ class Variant(_message.Message):
     def optional(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields that may be there."""
 
+    @_builtins.property
+    def fixed(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Fields of which this form has one value only, by name; the value as a word."""
+
     def __init__(
         self,
         *,
         value: _builtins.str = ...,
         required: _abc.Iterable[_builtins.str] | None = ...,
         optional: _abc.Iterable[_builtins.str] | None = ...,
+        fixed: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["optional", b"optional", "required", b"required", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fixed", b"fixed", "optional", b"optional", "required", b"required", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,6 +296,7 @@ class MethodRules(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     SUCCESS_STATUS_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
+    UNCHECKED_BODY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the reference, for instance `createTask`. Empty: gRPC only."""
     title: _builtins.str
@@ -288,6 +315,12 @@ class MethodRules(_message.Message):
     def query(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Request fields that travel in the query string although the body is `*`."""
 
+    @_builtins.property
+    def unchecked_body(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Request fields that a JSON body may carry although the method has no body in the reference; they
+        are looked for and nothing else of that body is checked.
+        """
+
     def __init__(
         self,
         *,
@@ -298,10 +331,11 @@ class MethodRules(_message.Message):
         scopes: Global___ScopeExpression | None = ...,
         success_status: _builtins.int = ...,
         query: _abc.Iterable[_builtins.str] | None = ...,
+        unchecked_body: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scopes", b"scopes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "name", b"name", "query", b"query", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "name", b"name", "query", b"query", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,6 +351,7 @@ class FieldRules(_message.Message):
     ADDITIVE_FIELD_NUMBER: _builtins.int
     OMIT_EMPTY_FIELD_NUMBER: _builtins.int
     DEFAULT_JSON_FIELD_NUMBER: _builtins.int
+    UNWRAP_FIELD_NUMBER: _builtins.int
     SENT_FIELD_NUMBER: _builtins.int
     DISTINCT_FIELD_NUMBER: _builtins.int
     MULTIPLE_WORDS_FIELD_NUMBER: _builtins.int
@@ -328,6 +363,8 @@ class FieldRules(_message.Message):
     """A list that is left out of the JSON when it is empty, instead of being sent as `[]`."""
     default_json: _builtins.str
     """JSON text of the value that stands for the field when a request leaves it out."""
+    unwrap: _builtins.bool
+    """The message has one field, and stands in JSON as that field's value: a list that may be absent."""
     sent: _builtins.bool
     """Every reply has the field, though a request may leave it out or it may be empty."""
     distinct: _builtins.bool
@@ -341,13 +378,14 @@ class FieldRules(_message.Message):
         additive: _builtins.bool = ...,
         omit_empty: _builtins.bool = ...,
         default_json: _builtins.str = ...,
+        unwrap: _builtins.bool = ...,
         sent: _builtins.bool = ...,
         distinct: _builtins.bool = ...,
         multiple_words: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additive", b"additive", "default_json", b"default_json", "distinct", b"distinct", "multiple_words", b"multiple_words", "omit_empty", b"omit_empty", "raw_json", b"raw_json", "sent", b"sent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additive", b"additive", "default_json", b"default_json", "distinct", b"distinct", "multiple_words", b"multiple_words", "omit_empty", b"omit_empty", "raw_json", b"raw_json", "sent", b"sent", "unwrap", b"unwrap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,13 +36,16 @@ class QueueStub:
     """Schedulers create tasks; the queue tracks them through their states; workers claim them, run
     them and resolve them; tools watch.
 
-    Credentials go into the `authorization` metadata as `Bearer <JWT>`: HS256, signed with the
-    client's access token, `iss` the client id, a short `exp`, optionally `certificate` and
-    `authorizedScopes` claims. A call without credentials has the scopes of role `anonymous`.
+    Over HTTP, requests are signed with Hawk (HMAC-SHA256) and the client's access token; GET requests
+    may carry the signature in the URL (`bewit`). Over gRPC, credentials go into the `authorization`
+    metadata as `Bearer <JWT>`: HS256, signed with the client's access token, `iss` the client id, a
+    short `exp`, optionally `certificate` and `authorizedScopes` claims. A call without credentials has
+    the scopes of role `anonymous`.
 
-    A failed call carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
-    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said
-    otherwise: after UNAVAILABLE or a broken connection, repeat the call.
+    A failed HTTP call answers a JSON object of `code`, `message` and `requestInfo`. A failed gRPC call
+    carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
+    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said otherwise:
+    after UNAVAILABLE or a broken connection, repeat the call.
     """
 
     def __init__(self, channel):
@@ -337,17 +340,21 @@ class QueueServicer:
     """Schedulers create tasks; the queue tracks them through their states; workers claim them, run
     them and resolve them; tools watch.
 
-    Credentials go into the `authorization` metadata as `Bearer <JWT>`: HS256, signed with the
-    client's access token, `iss` the client id, a short `exp`, optionally `certificate` and
-    `authorizedScopes` claims. A call without credentials has the scopes of role `anonymous`.
+    Over HTTP, requests are signed with Hawk (HMAC-SHA256) and the client's access token; GET requests
+    may carry the signature in the URL (`bewit`). Over gRPC, credentials go into the `authorization`
+    metadata as `Bearer <JWT>`: HS256, signed with the client's access token, `iss` the client id, a
+    short `exp`, optionally `certificate` and `authorizedScopes` claims. A call without credentials has
+    the scopes of role `anonymous`.
 
-    A failed call carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
-    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said
-    otherwise: after UNAVAILABLE or a broken connection, repeat the call.
+    A failed HTTP call answers a JSON object of `code`, `message` and `requestInfo`. A failed gRPC call
+    carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
+    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said otherwise:
+    after UNAVAILABLE or a broken connection, repeat the call.
     """
 
     def Ping(self, request, context):
         """Answers, and looks at nothing.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -355,6 +362,7 @@ class QueueServicer:
 
     def LbHeartbeat(self, request, context):
         """Says whether this process takes calls.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -362,6 +370,7 @@ class QueueServicer:
 
     def Heartbeat(self, request, context):
         """Says whether this process and its database are well; UNAVAILABLE if not.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -369,6 +378,7 @@ class QueueServicer:
 
     def Version(self, request, context):
         """Says which version runs.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1066,13 +1076,16 @@ class Queue:
     """Schedulers create tasks; the queue tracks them through their states; workers claim them, run
     them and resolve them; tools watch.
 
-    Credentials go into the `authorization` metadata as `Bearer <JWT>`: HS256, signed with the
-    client's access token, `iss` the client id, a short `exp`, optionally `certificate` and
-    `authorizedScopes` claims. A call without credentials has the scopes of role `anonymous`.
+    Over HTTP, requests are signed with Hawk (HMAC-SHA256) and the client's access token; GET requests
+    may carry the signature in the URL (`bewit`). Over gRPC, credentials go into the `authorization`
+    metadata as `Bearer <JWT>`: HS256, signed with the client's access token, `iss` the client id, a
+    short `exp`, optionally `certificate` and `authorizedScopes` claims. A call without credentials has
+    the scopes of role `anonymous`.
 
-    A failed call carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
-    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said
-    otherwise: after UNAVAILABLE or a broken connection, repeat the call.
+    A failed HTTP call answers a JSON object of `code`, `message` and `requestInfo`. A failed gRPC call
+    carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
+    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said otherwise:
+    after UNAVAILABLE or a broken connection, repeat the call.
     """
 
     @staticmethod

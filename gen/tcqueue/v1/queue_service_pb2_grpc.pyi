@@ -43,13 +43,16 @@ class QueueStub:
     """Schedulers create tasks; the queue tracks them through their states; workers claim them, run
     them and resolve them; tools watch.
 
-    Credentials go into the `authorization` metadata as `Bearer <JWT>`: HS256, signed with the
-    client's access token, `iss` the client id, a short `exp`, optionally `certificate` and
-    `authorizedScopes` claims. A call without credentials has the scopes of role `anonymous`.
+    Over HTTP, requests are signed with Hawk (HMAC-SHA256) and the client's access token; GET requests
+    may carry the signature in the URL (`bewit`). Over gRPC, credentials go into the `authorization`
+    metadata as `Bearer <JWT>`: HS256, signed with the client's access token, `iss` the client id, a
+    short `exp`, optionally `certificate` and `authorizedScopes` claims. A call without credentials has
+    the scopes of role `anonymous`.
 
-    A failed call carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
-    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said
-    otherwise: after UNAVAILABLE or a broken connection, repeat the call.
+    A failed HTTP call answers a JSON object of `code`, `message` and `requestInfo`. A failed gRPC call
+    carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
+    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said otherwise:
+    after UNAVAILABLE or a broken connection, repeat the call.
     """
 
     @_typing.overload
@@ -57,13 +60,21 @@ class QueueStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QueueAsyncStub: ...
     Ping: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.PingRequest, _monitoring_pb2.PingResponse]
-    """Answers, and looks at nothing."""
+    """Answers, and looks at nothing.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
     LbHeartbeat: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.LbHeartbeatRequest, _monitoring_pb2.LbHeartbeatResponse]
-    """Says whether this process takes calls."""
+    """Says whether this process takes calls.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.HeartbeatRequest, _monitoring_pb2.HeartbeatResponse]
-    """Says whether this process and its database are well; UNAVAILABLE if not."""
+    """Says whether this process and its database are well; UNAVAILABLE if not.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
     Version: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.VersionRequest, _monitoring_pb2.VersionResponse]
-    """Says which version runs."""
+    """Says which version runs.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_pb2.GetTaskRequest, _task_pb2.GetTaskResponse]
     """Returns a task's definition with all defaults filled in. NOT_FOUND if unknown."""
     BatchGetTasks: _grpc.UnaryUnaryMultiCallable[_task_pb2.BatchGetTasksRequest, _task_pb2.BatchGetTasksResponse]
@@ -245,24 +256,35 @@ class QueueAsyncStub(QueueStub):
     """Schedulers create tasks; the queue tracks them through their states; workers claim them, run
     them and resolve them; tools watch.
 
-    Credentials go into the `authorization` metadata as `Bearer <JWT>`: HS256, signed with the
-    client's access token, `iss` the client id, a short `exp`, optionally `certificate` and
-    `authorizedScopes` claims. A call without credentials has the scopes of role `anonymous`.
+    Over HTTP, requests are signed with Hawk (HMAC-SHA256) and the client's access token; GET requests
+    may carry the signature in the URL (`bewit`). Over gRPC, credentials go into the `authorization`
+    metadata as `Bearer <JWT>`: HS256, signed with the client's access token, `iss` the client id, a
+    short `exp`, optionally `certificate` and `authorizedScopes` claims. A call without credentials has
+    the scopes of role `anonymous`.
 
-    A failed call carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
-    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said
-    otherwise: after UNAVAILABLE or a broken connection, repeat the call.
+    A failed HTTP call answers a JSON object of `code`, `message` and `requestInfo`. A failed gRPC call
+    carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
+    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said otherwise:
+    after UNAVAILABLE or a broken connection, repeat the call.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Ping: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.PingRequest, _monitoring_pb2.PingResponse]  # type: ignore[assignment]
-    """Answers, and looks at nothing."""
+    """Answers, and looks at nothing.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
     LbHeartbeat: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.LbHeartbeatRequest, _monitoring_pb2.LbHeartbeatResponse]  # type: ignore[assignment]
-    """Says whether this process takes calls."""
+    """Says whether this process takes calls.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
     Heartbeat: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.HeartbeatRequest, _monitoring_pb2.HeartbeatResponse]  # type: ignore[assignment]
-    """Says whether this process and its database are well; UNAVAILABLE if not."""
+    """Says whether this process and its database are well; UNAVAILABLE if not.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
     Version: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.VersionRequest, _monitoring_pb2.VersionResponse]  # type: ignore[assignment]
-    """Says which version runs."""
+    """Says which version runs.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_pb2.GetTaskRequest, _task_pb2.GetTaskResponse]  # type: ignore[assignment]
     """Returns a task's definition with all defaults filled in. NOT_FOUND if unknown."""
     BatchGetTasks: _aio.UnaryUnaryMultiCallable[_task_pb2.BatchGetTasksRequest, _task_pb2.BatchGetTasksResponse]  # type: ignore[assignment]
@@ -443,13 +465,16 @@ class QueueServicer(metaclass=_abc_1.ABCMeta):
     """Schedulers create tasks; the queue tracks them through their states; workers claim them, run
     them and resolve them; tools watch.
 
-    Credentials go into the `authorization` metadata as `Bearer <JWT>`: HS256, signed with the
-    client's access token, `iss` the client id, a short `exp`, optionally `certificate` and
-    `authorizedScopes` claims. A call without credentials has the scopes of role `anonymous`.
+    Over HTTP, requests are signed with Hawk (HMAC-SHA256) and the client's access token; GET requests
+    may carry the signature in the URL (`bewit`). Over gRPC, credentials go into the `authorization`
+    metadata as `Bearer <JWT>`: HS256, signed with the client's access token, `iss` the client id, a
+    short `exp`, optionally `certificate` and `authorizedScopes` claims. A call without credentials has
+    the scopes of role `anonymous`.
 
-    A failed call carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
-    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said
-    otherwise: after UNAVAILABLE or a broken connection, repeat the call.
+    A failed HTTP call answers a JSON object of `code`, `message` and `requestInfo`. A failed gRPC call
+    carries `google.rpc.ErrorInfo` with an ErrorReason and the domain `tcqueue`, and
+    `google.rpc.BadRequest` where fields are to blame. Mutations are idempotent unless said otherwise:
+    after UNAVAILABLE or a broken connection, repeat the call.
     """
 
     @_abc_1.abstractmethod
@@ -458,7 +483,9 @@ class QueueServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.PingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.PingResponse, _abc.Awaitable[_monitoring_pb2.PingResponse]]:
-        """Answers, and looks at nothing."""
+        """Answers, and looks at nothing.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
 
     @_abc_1.abstractmethod
     def LbHeartbeat(
@@ -466,7 +493,9 @@ class QueueServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.LbHeartbeatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.LbHeartbeatResponse, _abc.Awaitable[_monitoring_pb2.LbHeartbeatResponse]]:
-        """Says whether this process takes calls."""
+        """Says whether this process takes calls.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
 
     @_abc_1.abstractmethod
     def Heartbeat(
@@ -474,7 +503,9 @@ class QueueServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.HeartbeatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.HeartbeatResponse, _abc.Awaitable[_monitoring_pb2.HeartbeatResponse]]:
-        """Says whether this process and its database are well; UNAVAILABLE if not."""
+        """Says whether this process and its database are well; UNAVAILABLE if not.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
 
     @_abc_1.abstractmethod
     def Version(
@@ -482,7 +513,9 @@ class QueueServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.VersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.VersionResponse, _abc.Awaitable[_monitoring_pb2.VersionResponse]]:
-        """Says which version runs."""
+        """Says which version runs.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
 
     @_abc_1.abstractmethod
     def GetTask(

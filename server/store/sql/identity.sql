@@ -1,5 +1,15 @@
 -- Clients, roles, their audit trail. Every change notes itself in the trail in the same statement.
 
+-- name: audit_of_client
+-- What a client has done, oldest first, behind the given entry.
+select seq, client_id, action, created, entity_id, entity_type from identity_audit
+where client_id = $1::text and seq > $2::bigint order by seq limit $3::int
+
+-- name: audit_of_entity
+-- What was done to a client or role, oldest first, behind the given entry.
+select seq, client_id, action, created, entity_id, entity_type from identity_audit
+where entity_type = $1::text and entity_id = $2::text and seq > $3::bigint order by seq limit $4::int
+
 -- name: bootstrap_lock
 -- One process at a time prepares the identity tables; the lock goes with the transaction.
 select pg_advisory_xact_lock(7218, 2)
@@ -16,6 +26,11 @@ select client_id from gone
 -- name: client_get
 select client_id, description, scopes, expires, disabled, delete_on_expiration, created, last_modified,
     last_rotated, last_date_used
+from clients where client_id = $1::text
+
+-- name: client_get_sealed
+select client_id, description, scopes, expires, disabled, delete_on_expiration, created, last_modified,
+    last_rotated, last_date_used, sealed_token
 from clients where client_id = $1::text
 
 -- name: client_insert
