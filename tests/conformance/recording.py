@@ -72,7 +72,11 @@ def recorded(rows: Iterable[tuple[int, datetime, str]]) -> Published:
 def check(event: Recorded) -> None:
     """Raises jsonschema.ValidationError for a payload that the reference would not send. Does nothing
     where the schemas are not at hand."""
-    name = _GROUP_MESSAGES.get(event.exchange, event.exchange)
-    validator = reference.validator(f"queue/v1/{name}-message.json")
+    name, _, change = event.exchange.partition("-")
+    if name in ("client", "role") and change in ("created", "updated", "deleted"):
+        schema = f"auth/v1/{name}"
+    else:
+        schema = f"queue/v1/{_GROUP_MESSAGES.get(event.exchange, event.exchange)}"
+    validator = reference.validator(f"{schema}-message.json")
     if validator is not None:
         validator.validate(event.payload)

@@ -1,0 +1,1 @@
+"""The Auth service, through both doors (auth.md 7 and its checklist)."""
