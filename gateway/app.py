@@ -8,6 +8,7 @@ import math
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import uvicorn
@@ -17,6 +18,7 @@ from gateway.api import Api, Scope
 from gateway.protocol import Protocol
 from server.config import Settings, SettingsError
 from server.pipeline import Pipeline
+from server.references.documents import References
 from server.services import Services
 
 KEEP_ALIVE_S = 90
@@ -27,8 +29,10 @@ class Gateway:
     """The ASGI application: sends a request to the API or to the pages."""
 
     def __init__(self, services: Services, pipelines: Sequence[Pipeline]) -> None:
-        self._api = Api(pipelines, trust_proxy=services.settings.trust_proxy)
-        self._pages = pages.application(services)
+        settings = services.settings
+        references = _references(tuple(p.service for p in pipelines), settings.root_url)
+        self._api = Api(pipelines, trust_proxy=settings.trust_proxy, schema_id=references.input_schema_id)
+        self._pages = pages.application(services, references.documents)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Answers one request."""
@@ -36,6 +40,10 @@ class Gateway:
             await self._api(scope, receive, send)
         else:
             await self._pages(scope, receive, send)
+
+
+#: Tests open hundreds of doors in a process; what they publish is the same.
+_references = cache(References)
 
 
 class HttpDoor:

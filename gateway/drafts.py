@@ -79,6 +79,8 @@ class HttpDraft:
                 refusal = MalformedPayload(
                     f"Payload must be JSON with content-type: application/json got content-type: {got}"
                 )
+        elif rule.unchecked_body and isinstance(self._value, dict):
+            self._fill_unchecked(message, rule.unchecked_body)
         broken = validator.violations(message)
         if wrong_path or wrong_query or refusal or wrong_body or broken:
             self._refuse(method, wrong_path, wrong_query, refusal, wrong_body, broken)
@@ -98,6 +100,14 @@ class HttpDraft:
                         Violation(fields[name].camelcase_name, "is not part of the body: the URL carries it")
                     )
         reading.fill(target, value, self._body, found)
+
+    def _fill_unchecked(self, message: Message, fields: Sequence[str]) -> None:
+        """Fills what a body may say where none is asked for; whatever does not fit is passed over."""
+        assert isinstance(self._value, dict)
+        for field in fields:
+            name = message.DESCRIPTOR.fields_by_name[field].camelcase_name
+            if name in self._value:
+                reading.fill(message, {name: self._value[name]}, b"{}", [])
 
     def _fill_query(self, message: Message, method: Method) -> list[str]:
         """Fills the message from the query string; returns what is wrong with it, a line each."""

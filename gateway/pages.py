@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from server.errors import QueueError
+from server.references.documents import Document
 from server.services import Services
 from server.store.statements import load
 from server.version import version_object
@@ -18,14 +23,24 @@ _PROBE = load("database")["probe"]
 _PAGE = """tcqueue {version}
 
 gRPC    the queue itself; try: grpcurl -plaintext <host>:50051 list
-/api/queue/v1/ping  the REST API
+/docs   the REST API (/openapi.json, /references/manifest.json, /schemas)
 /metrics  Prometheus
 /__heartbeat__  /__lbheartbeat__  /__version__
 """
 
 
-def application(services: Services) -> Starlette:
-    """The ASGI application."""
+def application(services: Services, documents: Mapping[str, Document]) -> Starlette:
+    """The ASGI application. `documents` are the references and schemas, by path."""
+
+    def published(document: Document) -> Callable[[Request], Awaitable[Response]]:
+        headers = {"access-control-allow-origin": "*", "x-content-type-options": "nosniff"}
+        if document.content_security_policy is not None:
+            headers["content-security-policy"] = document.content_security_policy
+
+        async def answer(_: Request) -> Response:
+            return Response(document.body, media_type=document.content_type, headers=headers)
+
+        return answer
 
     async def page(_: Request) -> Response:
         return PlainTextResponse(_PAGE.format(version=version_object()["version"]))
@@ -60,6 +75,8 @@ def application(services: Services) -> Starlette:
             Route("/__lbheartbeat__", lbheartbeat),
             Route("/__version__", version),
             Route("/robots.txt", robots),
+            *(Route(path, published(document)) for path, document in documents.items()),
         ],
+        middleware=[Middleware(GZipMiddleware, minimum_size=1024)],
         exception_handlers={404: not_found, 405: not_found},
     )

@@ -53,6 +53,7 @@ class Pipeline:
 
     def __init__(self, services: Services, service: ServiceDescriptor) -> None:
         self.services = services
+        self.service = service
         self.service_name = service.full_name
         self.methods: Mapping[str, Method] = read_service(service)
         self._validator = RequestValidator(list(self.methods.values()))

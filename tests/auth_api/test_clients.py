@@ -48,7 +48,12 @@ async def test_repeat(queue: Queue) -> None:
     expires = at(days=1)
     made = await make(queue, expires=expires)
     assert await make(queue, expires=expires) == made
-    for change in ({"description": "another"}, {"scopes": ["a:*", "b"]}, {"expires": at(days=2)}):
+    changes: list[dict[str, Any]] = [
+        {"description": "another"},
+        {"scopes": ["a:*", "b"]},
+        {"expires": at(days=2)},
+    ]
+    for change in changes:
         with refused("RequestConflict", "Client already exists"):
             await make(queue, **{"expires": expires, **change})
     await queue("DisableClient", client_id="ci/one")

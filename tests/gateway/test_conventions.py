@@ -105,6 +105,21 @@ async def test_another_content_type(queue: Queue, content_type: str | None) -> N
     assert f"got content-type: {content_type or 'null'}" in answer.json()["message"]
 
 
+async def test_completed_without_success(queue: Queue) -> None:
+    """queue.md 3.6: a body of `success: false` means failed; anything else in it is passed over."""
+    for body, state in (
+        ({"success": False, "x": 1}, "failed"),
+        ({"success": True}, "completed"),
+        ({"success": "no"}, "completed"),
+    ):
+        claim = await queue.running()
+        path = f"{API}/task/{claim.status.task_id}/runs/0/completed"
+        answer = await _send(queue, "POST", path, json.dumps(body).encode(), JSON)
+        assert answer.json()["status"]["state"] == state
+    answer = await _send(queue, "POST", f"{path}?success=false")
+    assert _code(answer) == (400, "InvalidRequestArguments")
+
+
 async def test_a_body_that_is_not_wanted(queue: Queue) -> None:
     """compat.md 4: JSON on a call without input is ignored, and so is anything else."""
     status = await queue.create()
@@ -445,3 +460,23 @@ async def test_bodies_beyond_measure(queue: Queue) -> None:
     """queue.md 8.2: 413, in the API's form."""
     answer = await _send(queue, "POST", f"{API}/tasks", b" " * (10 * 1024 * 1024 + 1), JSON)
     assert _code(answer) == (413, "InputTooLarge")
+
+
+async def test_what_is_published(queue: Queue) -> None:
+    """compat.md 1, 2: references and schemas for everybody, from anywhere."""
+    client = _http(queue).client
+    manifest = (await client.get("/references/manifest.json")).json()
+    assert "/references/queue/v1/api.json" in manifest["references"]
+    for path in [*manifest["references"], "/schemas/queue/v1/task.json", "/openapi.json"]:
+        answer = await client.get(path)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+        assert answer.headers["content-type"].startswith("application/json")
+    page = await client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "createTask" in page.text
+
+
+async def test_a_refusal_names_the_schema(queue: Queue) -> None:
+    """queue.md 8.3."""
+    answer = await _send(queue, "PUT", f"{API}/task/{slugid.nice()}", b"{}", JSON)
+    assert "/schemas/queue/v1/create-task-request.json#" in answer.json()["message"]
