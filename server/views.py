@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
 
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from server.codec.words import words
 from server.transitions.facts import RunFacts, TaskFacts
 from tcqueue.v1.run_pb2 import ReasonCreated, ReasonResolved, Run, RunState
 from tcqueue.v1.task_pb2 import TaskDefinition, TaskState, TaskStatus
 
-
-def words(enum: Any, prefix: str) -> dict[str, int]:
-    """The API's word for each value of an enum: REASON_RESOLVED_CLAIM_EXPIRED is `claim-expired`."""
-    return {
-        name.removeprefix(prefix).lower().replace("_", "-"): number
-        for name, number in enum.items()
-        if number != 0
-    }
-
-
-RUN_STATES = words(RunState, "RUN_STATE_")
-TASK_STATES = words(TaskState, "TASK_STATE_")
-REASONS_CREATED = words(ReasonCreated, "REASON_CREATED_")
-REASONS_RESOLVED = words(ReasonResolved, "REASON_RESOLVED_")
+RUN_STATES = words(RunState.DESCRIPTOR)
+TASK_STATES = words(TaskState.DESCRIPTOR)
+REASONS_CREATED = words(ReasonCreated.DESCRIPTOR)
+REASONS_RESOLVED = words(ReasonResolved.DESCRIPTOR)
 REASON_WORDS = {number: word for word, number in REASONS_RESOLVED.items()}
 
 

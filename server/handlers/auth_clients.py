@@ -131,9 +131,7 @@ async def get_client_credentials(
 ) -> GetClientCredentialsResponse:
     """A client's access token, for callers who check signatures themselves (auth.md 7.1)."""
     if not call.services.settings.auth_serve_credentials:
-        raise ResourceNotFound(
-            "this deployment gives out no credentials (setting auth_serve_credentials)"
-        )
+        raise ResourceNotFound("this deployment gives out no credentials (setting auth_serve_credentials)")
     stored, token = await call.services.clients.credentials(request.client_id)
     found = await _shown(call, stored)
     return GetClientCredentialsResponse(
