@@ -31,6 +31,6 @@ def parse_into(message: Message, value: Any) -> None:
         raise JsonFormError("the document must be an object")
     given = {name: item for name, item in value.items() if item is not None}
     found: list[Violation] = []
-    reading.fill(message, given, json.dumps(given, ensure_ascii=False).encode(), found)
+    reading.fill(message, given, json.dumps(given, ensure_ascii=False, separators=(",", ":")).encode(), found)
     if found:
         raise JsonFormError("; ".join(f"{v.field or 'the document'} {v.description}" for v in found))

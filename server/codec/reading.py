@@ -89,7 +89,7 @@ def _defaults(descriptor: Descriptor) -> list[tuple[str, str]]:
 
 def _fill(message: Any, value: object, body: bytes | None, path: str, found: Found) -> None:
     if type(value) is not dict:
-        found.append(Violation(path, "must be object"))
+        found.append(Violation(path, "must be an object"))
         return
     setters, raw = _setters(message.DESCRIPTOR)
     slices: Slices = {}
@@ -103,7 +103,7 @@ def _fill(message: Any, value: object, body: bytes | None, path: str, found: Fou
         setter = setters.get(key)
         where = f"{path}/{key}" if path else key
         if setter is None:
-            found.append(Violation(path, f"must NOT have additional property '{key}'"))
+            found.append(Violation(path, f'must not have the property "{key}"'))
         elif raw and key in slices:
             setter(message, item, bytes(slices[key]), where, found)
         else:
@@ -180,7 +180,7 @@ def _checked(field: FieldDescriptor) -> Callable[[Any], Any]:
         if type(value) is float and value.is_integer():
             value = int(value)
         if type(value) is not int:
-            raise _Wrong("must be integer")
+            raise _Wrong("must be a whole number")
         if not low <= value <= high:
             raise _Wrong(f"must be between {low} and {high}")
         return value
@@ -190,24 +190,24 @@ def _checked(field: FieldDescriptor) -> Callable[[Any], Any]:
 
 def _text(value: Any) -> Any:
     if type(value) is not str:
-        raise _Wrong("must be string")
+        raise _Wrong("must be a text")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise _Wrong("must be Unicode text: it holds half of a surrogate pair") from None
+            raise _Wrong("must be Unicode: it holds half of a surrogate pair") from None
     return value
 
 
 def _flag(value: Any) -> Any:
     if type(value) is not bool:
-        raise _Wrong("must be boolean")
+        raise _Wrong("must be true or false")
     return value
 
 
 def _number(value: Any) -> Any:
     if type(value) not in (int, float):
-        raise _Wrong("must be number")
+        raise _Wrong("must be a number")
     return float(value)
 
 
@@ -224,7 +224,7 @@ def _scalar_setter(name: str, check: Callable[[Any], Any]) -> Setter:
 def _list_setter(name: str, check: Callable[[Any], Any]) -> Setter:
     def put(message: Any, value: Any, _: bytes | None, path: str, found: Found) -> None:
         if type(value) is not list:
-            found.append(Violation(path, "must be array"))
+            found.append(Violation(path, "must be a list"))
             return
         append = getattr(message, name).append
         for at, item in enumerate(value):
@@ -239,7 +239,7 @@ def _list_setter(name: str, check: Callable[[Any], Any]) -> Setter:
 def _map_setter(name: str, check: Callable[[Any], Any]) -> Setter:
     def put(message: Any, value: Any, _: bytes | None, path: str, found: Found) -> None:
         if type(value) is not dict:
-            found.append(Violation(path, "must be object"))
+            found.append(Violation(path, "must be an object"))
             return
         target = getattr(message, name)
         for key, item in value.items():
@@ -254,7 +254,7 @@ def _map_setter(name: str, check: Callable[[Any], Any]) -> Setter:
 def _date_setter(name: str) -> Setter:
     def put(message: Any, value: Any, _: bytes | None, path: str, found: Found) -> None:
         if type(value) is not str or not dates.fill(getattr(message, name), value):
-            found.append(Violation(path, "must match format date-time"))
+            found.append(Violation(path, "must be a date such as 2030-01-31T12:00:00.000Z"))
 
     return put
 
@@ -285,7 +285,7 @@ def _message_list_setter(field: FieldDescriptor) -> Setter:
 
     def put(message: Any, value: Any, body: bytes | None, path: str, found: Found) -> None:
         if type(value) is not list:
-            found.append(Violation(path, "must be array"))
+            found.append(Violation(path, "must be a list"))
             return
         bodies = _items.decode(body) if raw and body is not None else ()
         add = getattr(message, name).add

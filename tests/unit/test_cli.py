@@ -190,15 +190,15 @@ def test_a_definition_takes_all_that_the_api_knows() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"workerTyp": "x"}, "workerTyp is not known here"),
-        ({"metadata": {"nam": "x"}}, "metadata.nam is not known here"),
+        ({"workerTyp": "x"}, 'must not have the property "workerTyp"'),
+        ({"metadata": {"nam": "x"}}, 'metadata must not have the property "nam"'),
         ({"priority": "urgent"}, "priority must be one of lowest, very-low"),
         ({"deadline": "tomorrow"}, "deadline must be a date such as"),
         ({"deadline": {"$fromNow": "soon"}}, "deadline: $fromNow takes a length of time"),
-        ({"dependencies": ["a", 1]}, "dependencies[1] must be a text"),
+        ({"dependencies": ["a", 1]}, "dependencies/1 must be a text"),
         ({"dependencies": "a"}, "dependencies must be a list"),
         ({"retries": 1.5}, "retries must be a whole number"),
-        ({"tags": {"a": 1}}, "tags must be an object of texts"),
+        ({"tags": {"a": 1}}, "tags/a must be a text"),
         ({"metadata": 3}, "metadata must be an object"),
     ],
 )
