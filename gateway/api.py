@@ -127,37 +127,23 @@ class _HttpCall:
         credential = signing.hawk_request(
             self._verb, self._exchange.target, self._headers, body, self._host, self._port
         )
-        hang_up = _HangUp()
-        self._exchange.when_gone(hang_up)
+        exchange = self._exchange
+        # A long poll whose client hangs up must claim nothing any more (compat.md 6).
+        exchange.waiting = True
         try:
             return await route.pipeline.call(route.method, self._draft, credential)
         except asyncio.CancelledError:
-            if hang_up.happened:
+            if exchange.abandoned:
                 raise bodies.ClientGone from None
             raise
         finally:
-            self._exchange.when_gone(None)
+            exchange.waiting = False
 
     def _failed(self, error: QueueError) -> tuple[int, bytes, Sequence[replies.Header]]:
         payload = {} if self._draft is None else self._draft.payload
         body = failures.body_of(error, self._route.method.reference_name, self._parameters, payload)
         extra = _WWW_AUTHENTICATE if isinstance(error, AuthenticationFailed) else ()
         return error.http_status, writing.to_bytes(body, indent=True), extra
-
-
-class _HangUp:
-    """Cancels the call it was made in when the client hangs up, so that a long poll claims nothing for
-    nobody (compat.md 6)."""
-
-    def __init__(self) -> None:
-        self._call = asyncio.current_task()
-        self.happened = False
-
-    def __call__(self) -> None:
-        """The client has hung up."""
-        self.happened = True
-        if self._call is not None:
-            self._call.cancel()
 
 
 async def _answer_options(exchange: Exchange, headers: Headers, places: Sequence[Place]) -> None:

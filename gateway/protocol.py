@@ -4,10 +4,13 @@ up without a task that waits for it; and answers written in one piece."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 MAX_HEADER_BYTES = 64 * 1024
 """Largest sum of request line and headers: a Hawk header may have 16 KiB, and a bewit as much."""
@@ -29,23 +32,23 @@ class Exchange:
     `target` are the path and query as they stood on the request line.
     """
 
-    __slots__ = ("_cycle", "_gone", "target")
+    __slots__ = ("_cycle", "abandoned", "target", "task", "waiting")
 
     def __init__(self, cycle: RequestResponseCycle, target: str) -> None:
         self._cycle = cycle
-        self._gone: Callable[[], object] | None = None
         self.target = target
-
-    def when_gone(self, callback: Callable[[], object] | None) -> None:
-        """Has the callback called when the client hangs up before it is answered; None: no longer."""
-        self._gone = callback
-        if callback is not None and self._cycle.disconnected:
-            callback()
+        #: What answers the request.
+        self.task: asyncio.Task[None] | None = None
+        #: Whether that task is to be cancelled when the client hangs up.
+        self.waiting = False
+        #: Whether it was.
+        self.abandoned = False
 
     def lost(self) -> None:
-        """The connection is gone."""
-        if self._gone is not None and not self._cycle.response_complete:
-            self._gone()
+        """The client has hung up."""
+        if self.waiting and self.task is not None and not self._cycle.response_complete:
+            self.abandoned = True
+            self.task.cancel()
 
     async def reply(self, status: int, head: bytes, body: bytes) -> None:
         """Sends the whole answer; `head` are header lines, each with its end. A client that is gone
@@ -90,9 +93,16 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The request line and headers are there: the application may begin."""
+        self.scope["target"] = _path_and_query(self.url)  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
-        self._exchange = Exchange(self.cycle, _path_and_query(self.url))
-        self.scope["exchange"] = self._exchange  # type: ignore[typeddict-unknown-key]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Requests that came at once are answered one after the other."""
+        scope: Any = cycle.scope
+        self._exchange = scope["exchange"] = Exchange(cycle, scope["target"])
+        task = self._exchange.task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has hung up."""

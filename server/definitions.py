@@ -16,6 +16,12 @@ from tcqueue.v1.task_pb2 import Priority, Requires, TaskDefinition
 #: Priorities by rank: their enum numbers are the ranks.
 _RANKED: dict[int, Any] = {int(value): value for value in Priority.values()}
 
+# An enum's names are looked up anew at each use, which is dear here.
+_LOWEST = Priority.PRIORITY_LOWEST
+_LOWEST_TOO = (Priority.PRIORITY_UNSPECIFIED, Priority.PRIORITY_NORMAL)
+_ALL_COMPLETED = Requires.REQUIRES_ALL_COMPLETED
+_ALL_RESOLVED = Requires.REQUIRES_ALL_RESOLVED
+
 _DRIFT_MS = 15 * 60 * 1000
 _DAY_MS = 86_400_000
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]*")
@@ -61,10 +67,10 @@ def fill_defaults(task_id: str, task: TaskDefinition) -> None:
         task.project_id = "none"
     if not task.HasField("task_group_id"):
         task.task_group_id = task_id
-    if task.priority in (Priority.PRIORITY_UNSPECIFIED, Priority.PRIORITY_NORMAL):
-        task.priority = Priority.PRIORITY_LOWEST
-    if task.requires == Requires.REQUIRES_UNSPECIFIED:
-        task.requires = Requires.REQUIRES_ALL_COMPLETED
+    if task.priority in _LOWEST_TOO:
+        task.priority = _LOWEST
+    if not task.requires:
+        task.requires = _ALL_COMPLETED
     if not task.HasField("retries"):
         task.retries = 5
     if not task.HasField("extra"):
@@ -127,7 +133,7 @@ def new_task(task_id: str, task: TaskDefinition) -> NewTask:
         deadline=deadline,
         expires=expires,
         retries=task.retries,
-        requires="all-resolved" if task.requires == Requires.REQUIRES_ALL_RESOLVED else "all-completed",
+        requires="all-resolved" if task.requires == _ALL_RESOLVED else "all-completed",
         definition=task.SerializeToString(deterministic=True),
         frame=frames.build(
             task_id=task_id,

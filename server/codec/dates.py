@@ -24,16 +24,24 @@ def to_text(seconds: int, nanos: int) -> str:
 
 def fill(stamp: Timestamp, text: str) -> bool:
     """Reads an RFC 3339 date with a zone into a timestamp, cut to milliseconds; False if it is none."""
+    found = _parse(text)
+    if found is None:
+        return False
+    stamp.seconds, stamp.nanos = found
+    return True
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> tuple[int, int] | None:
+    """Seconds since the epoch and nanoseconds; None for what is no date."""
     matched = _RFC_3339.fullmatch(text)
     if matched is None:
-        return False
+        return None
     day, clock, fraction, zone = matched.groups()
     try:
         moment = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
         seconds = int(moment.timestamp())
         datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
-        return False
-    stamp.seconds = seconds
-    stamp.nanos = int((fraction or "0")[:3].ljust(3, "0")) * 1_000_000
-    return True
+        return None
+    return seconds, int((fraction or "0")[:3].ljust(3, "0")) * 1_000_000

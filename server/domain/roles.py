@@ -19,6 +19,7 @@ ASSUME = "assume:"
 ROLE_ID_PATTERN = r"[\x20-\x7e]+"
 
 _role_id_fullmatch = re.compile(ROLE_ID_PATTERN).fullmatch
+_MAX_REACHED = 1024
 _AFTER_ALL_PREFIXES = "\x7f"
 # `*`, `a*`, ... `assume*`: short of the colon, so what they assume is every role at once.
 _ASSUME_ANYTHING = frozenset(f"{'assume'[:n]}*" for n in range(len("assume") + 1))
@@ -76,6 +77,8 @@ class RoleSet:
         self._exact_ids = sorted(self._exact)
         self._starred_prefixes = sorted(self._starred)
         self._starred_lengths = sorted({len(prefix) for prefix in self._starred})
+        #: What sets of assuming scopes come to, as far as anybody has asked.
+        self._reached: dict[frozenset[str], frozenset[str]] = {}
 
     def __len__(self) -> int:
         return len(self._exact) + len(self._starred)
@@ -87,12 +90,23 @@ class RoleSet:
         `check_roles` keeps out of the store.
         """
         held = set(scopes)
+        # Of task credentials every one has scopes of its own, but they assume the same few roles.
+        assuming = frozenset([scope for scope in held if assumed(scope) is not None])
+        reached = self._reached.get(assuming)
+        if reached is None:
+            if len(self._reached) >= _MAX_REACHED:
+                self._reached.clear()
+            reached = self._reached[assuming] = self._closure(assuming)
+        return normalize(held | reached)
+
+    def _closure(self, assuming: frozenset[str]) -> frozenset[str]:
+        held = set(assuming)
         frontier: Iterable[str] = held
         # Without cycles a chain meets each role at most once, so it is never longer than their number.
         for _ in range(len(self) + 2):
             frontier = {given for scope in frontier for given in self._given(scope)} - held
             if not frontier:
-                return normalize(held)
+                return frozenset(held)
             held |= frontier
         raise InternalServerError("the stored roles form a cycle")
 
