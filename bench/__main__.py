@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import psycopg
 
-from bench import backlog, ceiling, machine
+from bench import backlog, ceiling, codec, machine
 
 ROOT = Path(__file__).parent
 SERVER_COMMAND = (sys.executable, "-m", "bench.server")
@@ -241,20 +241,23 @@ def http(report: Report, quick: bool) -> None:
     """The life over HTTP, signed, from 32 clients; and how soon a waiting claimWork is answered."""
     seconds, rounds = (4, 1) if quick else (8, 3)
     with server() as target:
-        for name, mode, unit in (
-            ("http_lives_per_s_32", "lives", "lives/s"),
-            ("http_creates_per_s_32", "creates", "creates/s"),
+        for name, mode, each in (
+            ("http_lives_per_s_32", "lives", "life"),
+            ("http_creates_per_s_32", "creates", "create"),
+            ("http_gateway_calls_per_s_32", "signed", "gateway_call"),
         ):
-            rates, cpu, began = [], target.cpu(), time.monotonic()
-            for i in range(rounds):
-                rates.append(drive_http(target, mode, f"bench/{mode}{i}", clients=32, seconds=seconds))
-            used, took = target.cpu() - cpu, time.monotonic() - began
-            per_item = 1e6 / (statistics.mean(rates) * took)
-            note = (
-                f"CPU each, about: {used.server * per_item:.0f} µs server, "
-                f"{used.postgres * per_item:.0f} µs Postgres"
-            )
-            report.add(name, statistics.median(rates), unit, note)
+            cpu = target.cpu()
+            runs = [
+                drive_http(target, mode, f"bench/{mode}{i}", clients=32, seconds=seconds)
+                for i in range(rounds)
+            ]
+            used, done = target.cpu() - cpu, sum(run["done"] for run in runs)
+            report.add(name, statistics.median(run["rate"] for run in runs), "1/s")
+            alone = mode == "signed"
+            note = "of it the gateway: routing, Hawk, JSON" if alone else "gateway and all behind it"
+            report.add(f"http_{each}_cpu_us_server", used.server / done * 1e6, "µs", note)
+            if not alone:
+                report.add(f"http_{each}_cpu_us_postgres", used.postgres / done * 1e6, "µs")
         rates = [
             drive_http(target, "claims", f"bench/claims{i}", clients=32, count=6400) for i in range(rounds)
         ]
@@ -265,6 +268,12 @@ def http(report: Report, quick: bool) -> None:
             for percent in (50, 95, 99):
                 note = f"{key.replace('_', ' ')} of createTask"
                 report.add(f"{prefix}_p{percent}_ms", cuts[percent - 1], "ms", note)
+
+
+def codec_beside_json_format(report: Report, quick: bool) -> None:
+    """What JSON costs, ours and protobuf's own."""
+    for name, value in codec.measure().items():
+        report.add(name, value, "times" if name.endswith("_ratio") else "µs")
 
 
 def _rates(report: Report, target: Target, name: str, rounds: int, **options: Any) -> None:
@@ -304,6 +313,7 @@ PARTS: dict[str, Callable[[Report, bool], None]] = {
     "idle_streams": idle_streams,
     "claim_cost": claim_cost,
     "http": http,
+    "codec": codec_beside_json_format,
 }
 
 if __name__ == "__main__":

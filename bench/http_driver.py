@@ -59,6 +59,19 @@ async def creates(address: str, queue: str, *, clients: int, seconds: float) -> 
     return await _rate([create() for _ in range(clients)], counter, seconds)
 
 
+async def signed(address: str, queue: str, *, clients: int, seconds: float) -> Any:
+    """Calls that ask nothing of the database: what the gateway and Hawk cost by themselves."""
+    counter = Counter()
+
+    async def ask() -> None:
+        connection = await Connection.open(address)
+        while True:
+            await connection.call("GET", "/api/auth/v1/scopes/current")
+            counter.done += 1
+
+    return await _rate([ask() for _ in range(clients)], counter, seconds)
+
+
 async def claims(address: str, queue: str, *, clients: int, count: int) -> Any:
     """Runs claimed per second in batches of 32, from a backlog of `count`."""
     connections = [await Connection.open(address) for _ in range(clients)]
@@ -115,7 +128,8 @@ def _clock(ends: dict[str, float], name: str) -> Callable[[object], None]:
     return note
 
 
-async def _rate(work: list[Coroutine[Any, Any, None]], counter: Counter, seconds: float) -> float:
+async def _rate(work: list[Coroutine[Any, Any, None]], counter: Counter, seconds: float) -> Any:
+    """Per second once all are at work, and how many there were in all."""
     tasks = [asyncio.create_task(each) for each in work]
     await watch(tasks, 1.5)
     start, first = time.perf_counter(), counter.done
@@ -123,10 +137,10 @@ async def _rate(work: list[Coroutine[Any, Any, None]], counter: Counter, seconds
     rate = (counter.done - first) / (time.perf_counter() - start)
     for task in tasks:
         task.cancel()
-    return rate
+    return {"rate": rate, "done": counter.done}
 
 
-MODES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (lives, creates, claims, wakeup)}
+MODES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (lives, creates, signed, claims, wakeup)}
 
 if __name__ == "__main__":
     print(json.dumps(uvloop.run(MODES[sys.argv[1]](**json.loads(sys.argv[2])))), flush=True)
