@@ -90,7 +90,7 @@ lock: $(VENV)/.dev ## Write constraints.txt: the versions of what our dependenci
 	$(PY) -m tools.lock
 
 .PHONY: tools
-tools: .tools/grpcurl .tools/versitygw ## Install grpcurl and an S3 server into .tools/ (needs Go; left out without it, except in CI)
+tools: .tools/grpcurl .tools/versitygw .tools/clients/.made .tools/node/.made ## Install into .tools/ what the tests use of others: clients, an S3 server (what needs Go or Node is left out without them, except in CI)
 
 .PHONY: clean
 clean: ## Remove what was built; ./data stays
@@ -138,3 +138,22 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
 	else \
 	  echo "no go: the tests that use versitygw will be skipped"; \
 	fi
+
+# Today's clients, in an environment of their own: they pin what they depend on.
+.tools/clients/.made: tests/clients/requirements.txt
+	@echo "installing the Python clients"
+	@$(PYTHON) -m venv .tools/clients
+	@.tools/clients/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.tools/node/.made: tests/clients/package.json
+	@mkdir -p .tools/node
+	@if command -v npm >/dev/null; then \
+	  echo "installing the Node client"; \
+	  cp $< .tools/node/ && cd .tools/node && npm install --no-package-lock --no-audit --no-fund --silent; \
+	elif [ "$(CI)" = true ]; then \
+	  echo "no npm: the Node client cannot be installed, and CI needs it" >&2; exit 1; \
+	else \
+	  echo "no npm: the tests that use the Node client will be skipped"; \
+	fi
+	@touch $@

@@ -63,7 +63,8 @@ class RouteTable:
         self._root = _Node()
         for pipeline in pipelines:
             for method in pipeline.methods.values():
-                if method.http is not None:
+                # What nobody handles yet is no route: clients would take a 501 for a fault that passes.
+                if method.http is not None and pipeline.handles(method):
                     self._add(method, pipeline)
 
     def find(self, raw_path: str, host: str) -> Sequence[Place]:

@@ -156,6 +156,10 @@ class Pipeline:
         except AuthenticationFailed as e:
             return e
 
+    def handles(self, method: Method) -> bool:
+        """Whether the method has a handler."""
+        return method.name in self._handlers
+
     def _handler(self, method: Method) -> Any:
         try:
             return self._handlers[method.name]

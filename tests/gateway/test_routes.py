@@ -17,7 +17,7 @@ ID = "fN1SbArXTPSVFNUvaOlinQ"
 
 @pytest.fixture(scope="module")
 def table() -> RouteTable:
-    pipeline: Any = SimpleNamespace(methods=read_service(SERVICE))
+    pipeline: Any = SimpleNamespace(methods=read_service(SERVICE), handles=lambda method: True)
     return RouteTable([pipeline])
 
 

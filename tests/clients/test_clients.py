@@ -1,0 +1,199 @@
+"""Runs each client's script in its own environment; every check in it is a test of ours.
+
+Made by `make tools`; without them the tests are skipped at home and fail in CI.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parent / "scripts"
+TOOLS = Path(__file__).parents[2] / ".tools"
+PYTHON = TOOLS / "clients/bin/python"
+NODE = TOOLS / "node"
+TOKEN = "iJ7cTQvERSuQhyT0mKs_NwAAbbCCddEEffGGhhIIjjKK"
+PLAIN = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("TCQUEUE_", "TASKCLUSTER_")) and name != "DATABASE_URL"
+}
+
+
+@pytest.fixture(scope="module")
+def root_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server as people start it, with its own database."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "server.cli",
+            "serve",
+            "--grpc-listen",
+            "",
+            "--http-listen",
+            "127.0.0.1:0",
+            "--json",
+        ],
+        cwd=tmp_path_factory.mktemp("clients"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={
+            **PLAIN,
+            "TCQUEUE_ROOT_ACCESS_TOKEN": TOKEN,
+            "TCQUEUE_CLAIM_POLL_S": "0.3",
+            "TCQUEUE_SHUTDOWN_GRACE_S": "1",
+        },
+    )
+    assert process.stdout is not None
+    said = json.loads(process.stdout.readline() or "null")
+    try:
+        yield f"http://{said['http']}"
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def flaky_url(root_url: str) -> Iterator[str]:
+    """A proxy in front of the server where every second connection is broken off or answered 500."""
+    host, _, port = root_url.removeprefix("http://").partition(":")
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        number = 0
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            number += 1
+            if number % 4 == 1:
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                client.close()
+            elif number % 4 == 3:
+                client.close()
+            else:
+                server = socket.create_connection((host, int(port)))
+                for source, sink in ((client, server), (server, client)):
+                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    """Passes on one request's bytes, or one answer's, and then hangs up: the next one is a new
+    connection."""
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+    except OSError:
+        pass
+    for end in (source, sink):
+        end.close()
+
+
+def _run(command: list[str], root_url: str, **variables: str) -> dict[str, str]:
+    done = subprocess.run(
+        command,
+        env={
+            **PLAIN,
+            "TASKCLUSTER_ROOT_URL": root_url,
+            "TASKCLUSTER_CLIENT_ID": "root",
+            "TASKCLUSTER_ACCESS_TOKEN": TOKEN,
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return results
+
+
+def _need(path: Path) -> None:
+    if not path.exists():
+        text = f"{path.relative_to(TOOLS.parent)} is missing: run `make tools`"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+
+
+def _python(script: str, root_url: str, **variables: str) -> dict[str, str]:
+    _need(PYTHON)
+    return _run([str(PYTHON), str(SCRIPTS / script)], root_url, **variables)
+
+
+def _all_ok(results: dict[str, str], *names: str) -> None:
+    assert set(names) <= set(results)
+    failed = {name: text for name, text in results.items() if text != "ok"}
+    assert not failed, "\n".join(f"--- {name}\n{text}" for name, text in failed.items())
+
+
+def test_the_python_client(root_url: str, flaky_url: str) -> None:
+    """A-033: PyPI taskcluster, sync and asyncio: every method, signed URLs, credentials, retries."""
+    results = _python("python_client.py", root_url, FLAKY_ROOT_URL=flaky_url)
+    _all_ok(results, "life", "every_method", "retries", "asynchronous")
+
+
+def test_scriptworker(root_url: str) -> None:
+    """compat.md 8: claim, reclaim, report, with its own functions."""
+    _all_ok(_python("scriptworker_life.py", root_url), "completed", "failed", "exception")
+
+
+def test_taskgraph(root_url: str) -> None:
+    """A decision task's way of creating a graph."""
+    _all_ok(_python("taskgraph_creation.py", root_url), "creation")
+
+
+def test_the_node_client(root_url: str) -> None:
+    """A-033: npm taskcluster-client."""
+    _need(NODE / "node_modules/taskcluster-client/package.json")
+    node = shutil.which("node")
+    assert node is not None
+    results = _run([node, str(SCRIPTS / "node_client.mjs")], root_url, CLIENTS_NODE_DIR=str(NODE))
+    _all_ok(results, "life", "testers")
+
+
+def _curl(*arguments: str) -> str:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    done = subprocess.run(
+        [curl, "--silent", "--show-error", *arguments], capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_curl(root_url: str) -> None:
+    """What people do by hand."""
+    assert json.loads(_curl(f"{root_url}/api/queue/v1/ping"))["alive"] is True
+    assert json.loads(_curl(f"{root_url}/api/queue/v1/ping/"))["alive"] is True
+    assert (
+        json.loads(_curl("--compressed", f"{root_url}/references/queue/v1/api.json"))["serviceName"]
+        == "queue"
+    )
+    allowed = _curl("-i", "-X", "OPTIONS", f"{root_url}/api/queue/v1/tasks")
+    assert "allow: POST" in allowed
+    refused: dict[str, Any] = json.loads(
+        _curl("-X", "POST", f"{root_url}/api/queue/v1/tasks/status", "-d", "{}")
+    )
+    assert refused["code"] == "MalformedPayload"
