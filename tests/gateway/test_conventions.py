@@ -121,14 +121,12 @@ async def test_completed_without_success(queue: Queue) -> None:
 
 
 async def test_a_body_that_is_not_wanted(queue: Queue) -> None:
-    """compat.md 4: JSON on a call without input is ignored, and so is anything else."""
+    """A-009, compat.md 4: JSON on a call without input is ignored, and so is anything else."""
     status = await queue.create()
     path = f"{API}/task/{status.task_id}/cancel"
     assert (await _send(queue, "POST", path, b'{"x": 1}', JSON)).status_code == 200
     assert (await _send(queue, "POST", path, b"{", {"Content-Type": "text/plain"})).status_code == 200
-    assert (
-        await _send(queue, "GET", f"{API}/task/{status.task_id}", b"{}", JSON)
-    ).status_code == 200  # A-009
+    assert (await _send(queue, "GET", f"{API}/task/{status.task_id}", b"{}", JSON)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -387,7 +385,7 @@ async def test_malformed_percent_encoding(queue: Queue) -> None:
 
 
 async def test_slashes_in_both_spellings(queue: Queue) -> None:
-    """T-39, traps.md: the signature covers what was sent."""
+    """Q-198 T-39, traps.md: the signature covers what was sent."""
     await queue.claim()
     for path in (f"pending/{QUEUE}", f"pending/{QUEUE.replace('/', '%2F')}"):
         assert (await _send(queue, "GET", f"{API}/{path}")).status_code == 200
@@ -480,3 +478,28 @@ async def test_a_refusal_names_the_schema(queue: Queue) -> None:
     """queue.md 8.3."""
     answer = await _send(queue, "PUT", f"{API}/task/{slugid.nice()}", b"{}", JSON)
     assert "/schemas/queue/v1/create-task-request.json#" in answer.json()["message"]
+
+
+async def test_tags_that_are_no_texts(queue: Queue) -> None:
+    """Q-023: a tag's value is a text."""
+    task = {**json.loads(_definition_json()), "payload": {}, "tags": {"n": 1}}
+    answer = await _send(queue, "PUT", f"{API}/task/{slugid.nice()}", json.dumps(task).encode(), JSON)
+    assert _code(answer) == (400, "InputValidationError")
+    assert "data/tags/n" in answer.json()["message"]
+
+
+async def test_pages(queue: Queue) -> None:
+    """Q-214 Q-215: a limit beyond all measure is the largest; a strange token is 400, or the beginning."""
+    for number in range(3):
+        await queue.claim(queue_id=f"prov/q{number}")
+    path = f"{API}/task-queues"
+    everything = await _send(queue, "GET", f"{path}?limit=99999999999999999999")
+    assert len(everything.json()["taskQueues"]) == 3
+    full = (await _send(queue, "GET", f"{path}?limit=3")).json()
+    assert "continuationToken" not in full
+    first = (await _send(queue, "GET", f"{path}?limit=2")).json()
+    rest = await _send(queue, "GET", f"{path}?continuationToken={first['continuationToken']}")
+    assert len(rest.json()["taskQueues"]) == 1
+    assert _code(await _send(queue, "GET", f"{path}?continuationToken=%25%25")) == (400, "InputError")
+    garbage = await _send(queue, "GET", f"{API}/task-queues/prov%2Fq0/pending?continuationToken=%25%25")
+    assert (garbage.status_code, garbage.json()) == (200, {"tasks": []})
