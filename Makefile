@@ -9,6 +9,8 @@ GRPCURL_VERSION := v1.9.3
 VERSITYGW_VERSION := v1.8.0
 # Workers of the tests; two cores are what CI has.
 JOBS ?= 2
+# Cases of each property in `make fuzz`.
+CASES ?= 5000
 # Further arguments: make test ARGS='tests/unit -k slugid', make run ARGS=--help
 ARGS ?=
 
@@ -36,6 +38,10 @@ demo: $(VENV)/.dev ## See the main job end to end, on this repository's own buil
 .PHONY: test
 test: $(VENV)/.dev tools ## Run the tests, with all services they need
 	$(BIN)/pytest -n $(JOBS) --dist=worksteal --durations=15 $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Run thousands of requests that nobody would think of (minutes; CASES=5000)
+	TCQUEUE_TEST_FUZZ_CASES=$(CASES) $(BIN)/pytest tests/fuzz tests/unit/test_hawk.py --timeout 3600 $(ARGS)
 
 .PHONY: lint
 lint: lint-python lint-imports lint-sql lint-proto lint-readme check-gen ## Check everything that can be checked without running it

@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,51 +17,12 @@ from typing import Any
 
 import pytest
 
+from tests.plugins.deployment import PLAIN, TOKEN
+
 SCRIPTS = Path(__file__).parent / "scripts"
 TOOLS = Path(__file__).parents[2] / ".tools"
 PYTHON = TOOLS / "clients/bin/python"
 NODE = TOOLS / "node"
-TOKEN = "iJ7cTQvERSuQhyT0mKs_NwAAbbCCddEEffGGhhIIjjKK"
-PLAIN = {
-    name: value
-    for name, value in os.environ.items()
-    if not name.startswith(("TCQUEUE_", "TASKCLUSTER_")) and name != "DATABASE_URL"
-}
-
-
-@pytest.fixture(scope="module")
-def root_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server as people start it, with its own database."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "server.cli",
-            "serve",
-            "--grpc-listen",
-            "",
-            "--http-listen",
-            "127.0.0.1:0",
-            "--json",
-        ],
-        cwd=tmp_path_factory.mktemp("clients"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={
-            **PLAIN,
-            "TCQUEUE_ROOT_ACCESS_TOKEN": TOKEN,
-            "TCQUEUE_CLAIM_POLL_S": "0.3",
-            "TCQUEUE_SHUTDOWN_GRACE_S": "1",
-        },
-    )
-    assert process.stdout is not None
-    said = json.loads(process.stdout.readline() or "null")
-    try:
-        yield f"http://{said['http']}"
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="module")
