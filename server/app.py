@@ -32,6 +32,7 @@ from server.identity import bootstrap
 from server.identity.authenticator import Authenticator
 from server.identity.changes import Changes
 from server.identity.clients import Clients
+from server.identity.remote import RemoteAuthenticator
 from server.identity.roles import Roles
 from server.identity.secrets import SecretBox
 from server.identity.task_credentials import TaskCredentialIssuer
@@ -108,7 +109,8 @@ async def start(settings: Settings) -> Process:
         await hub.start()
         stack.push_async_callback(hub.stop)
         prepared = await bootstrap.prepare(db, hub, settings, SecretBox.from_settings(settings))
-        authenticator = Authenticator(db, hub, settings)
+        remote = settings.auth_mode == "remote"
+        authenticator = (RemoteAuthenticator if remote else Authenticator)(db, hub, settings)
         await authenticator.start()
         stack.push_async_callback(authenticator.stop)
         clock = Clock()
@@ -125,7 +127,11 @@ async def start(settings: Settings) -> Process:
         changes: Batcher[Change, Any] = Batcher(
             "change", lambda items: change_runs(machine, items), lanes=1, max_linger=linger, isolate=True
         )
-        issuer = TaskCredentialIssuer(bootstrap.QUEUE_CLIENT, prepared.queue_access_token)
+        issuer = (
+            TaskCredentialIssuer(settings.queue_client_id, settings.queue_access_token)
+            if remote
+            else TaskCredentialIssuer(bootstrap.QUEUE_CLIENT, prepared.queue_access_token)
+        )
         seen = SeenWorkers(db, hub, settings, clock)
         stack.push_async_callback(seen.close)
         counts = QueueCounts(db)
@@ -225,8 +231,9 @@ async def close_doors(services: Services, *doors: GrpcDoor | HttpDoor) -> None:
 
 
 def open_pipelines(services: Services) -> list[Pipeline]:
-    """The pipeline of every service."""
-    return [Pipeline(services, service) for service in SERVICES]
+    """The pipeline of every service; where another deployment has the clients, it also has their API."""
+    local = services.settings.auth_mode == "local"
+    return [Pipeline(services, service) for service in SERVICES if local or service.name != "Auth"]
 
 
 def loops(services: Services) -> Sequence[loop_base.Loop]:

@@ -102,6 +102,15 @@ class Settings:
     s3_secret_key: str = setting("", "secret key of the S3 service")
     s3_references_bucket: str = setting("", "bucket for `tcqueue publish-references`: references")
     s3_schemas_bucket: str = setting("", "bucket for `tcqueue publish-references`: JSON schemas")
+    auth_mode: str = setting(
+        "local", "who checks signatures: local tables, or remote: another deployment's auth service"
+    )
+    auth_root_url: str = setting("", "root URL of that deployment, for auth_mode remote")
+    queue_client_id: str = setting(
+        "",
+        "for auth_mode remote: static client that the queue signs task credentials as; it must hold * there",
+    )
+    queue_access_token: str = setting("", "that client's access token")
     auth_serve_credentials: bool = setting(
         False, "let holders of auth:credentials read clients' access tokens, as the Auth API of 2014 did"
     )
@@ -138,6 +147,18 @@ class Settings:
                 raise SettingsError(f"{environment_name(name)} must be more than 0")
         if self.claim_timeout_s > 31 * 86400:
             raise SettingsError("TCQUEUE_CLAIM_TIMEOUT_S must be at most 31 days: credentials last no longer")
+        if self.auth_mode not in ("local", "remote"):
+            raise SettingsError(f"TCQUEUE_AUTH_MODE takes local or remote, not {self.auth_mode!r}")
+        if self.auth_mode == "remote":
+            if not self.auth_root_url.startswith(("http://", "https://")):
+                raise SettingsError(
+                    "TCQUEUE_AUTH_MODE=remote needs TCQUEUE_AUTH_ROOT_URL, an http(s) address"
+                )
+            if not self.queue_client_id.startswith("static/") or not self.queue_access_token:
+                raise SettingsError(
+                    "TCQUEUE_AUTH_MODE=remote needs TCQUEUE_QUEUE_CLIENT_ID, which begins with static/, and "
+                    "TCQUEUE_QUEUE_ACCESS_TOKEN: the client there that signs task credentials"
+                )
         if not 0 < self.stream_reclaim_fraction < 1:
             raise SettingsError("TCQUEUE_STREAM_RECLAIM_FRACTION must lie between 0 and 1")
 

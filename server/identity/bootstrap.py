@@ -64,7 +64,7 @@ async def prepare(db: Database, hub: NotifyHub | None, settings: Settings, box: 
     Raises SettingsError for unusable static clients or root token, SecretError when the database's
     secrets were encrypted with another key than the box has.
     """
-    static = _static_clients(settings.static_clients)
+    static = _static_clients(_entries(settings))
     if settings.root_access_token and not is_access_token(settings.root_access_token):
         raise SettingsError("TCQUEUE_ROOT_ACCESS_TOKEN takes 22 to 66 letters, digits, _ and -")
 
@@ -180,6 +180,23 @@ class _Sync:
         await self._tx.run(_SQL["client_reset"], [client_id, self._box.seal(token), QUEUE_CLIENT])
         self._news.topics.add(about_client(client_id))
         return token
+
+
+def _entries(settings: Settings) -> list[dict[str, Any]]:
+    """The static clients of the settings, and with them, where signatures are checked elsewhere, the one
+    that signs task credentials: over gRPC they are checked here."""
+    entries = list(settings.static_clients)
+    if settings.auth_mode == "remote":
+        entries.append(
+            {
+                "clientId": settings.queue_client_id,
+                "accessToken": settings.queue_access_token,
+                "description": "signs task credentials",
+                # Those ids take their scopes from code.
+                **({} if settings.queue_client_id.startswith(_UPSTREAM) else {"scopes": ["*"]}),
+            }
+        )
+    return entries
 
 
 def _static_clients(entries: Sequence[object]) -> dict[str, _Wanted]:

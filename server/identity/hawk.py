@@ -114,6 +114,12 @@ def verify(signed: Signed, key: str, request: HawkRequest, now: float) -> None:
     # In whole milliseconds, as clocks are compared: the limit itself passes.
     if signed.timestamp is None or abs(signed.timestamp * 1000 - int(now * 1000)) > TIMESTAMP_SKEW_S * 1000:
         raise AuthenticationFailed("Unauthorized: Stale timestamp")
+    check_payload(signed, request)
+
+
+def check_payload(signed: Signed, request: HawkRequest) -> None:
+    """Holds the payload hash, if the signature covers one, against the payload, if the request carries it.
+    Raises AuthenticationFailed."""
     if signed.hash and request.payload is not None:
         expected = payload_hash(*request.payload)
         if not hmac.compare_digest(expected.encode(), signed.hash.encode()):
