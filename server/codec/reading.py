@@ -45,7 +45,7 @@ def parse(body: bytes) -> object:
     except orjson.JSONDecodeError as error:
         # The standard library takes what JSON allows and orjson does not: half of a surrogate pair.
         try:
-            return json.loads(body, parse_constant=_no_constant)
+            return json.loads(body.decode(), parse_constant=_no_constant)
         except (ValueError, RecursionError):
             raise ValueError(str(error)) from None
 
@@ -65,7 +65,9 @@ def fill_text(message: Message, field: str, text: str, found: Found) -> None:
         if not _DIGITS.fullmatch(text):
             found.append(Violation(name, "must match ^[0-9]+$"))
             return
-        setattr(message, field, min(int(text[:30]), _INTEGERS[descriptor.cpp_type][1]))
+        most = _INTEGERS[descriptor.cpp_type][1]
+        digits = text.lstrip("0")
+        setattr(message, field, most if len(digits) > 20 else min(int(digits or "0"), most))
     elif descriptor.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         if text not in ("true", "false"):
             found.append(Violation(name, "must be true or false"))
@@ -96,7 +98,10 @@ def _fill(message: Any, value: object, body: bytes | None, path: str, found: Fou
     if raw and body is not None:
         try:
             slices = _slices.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except msgspec.DecodeError:
+            found.append(Violation(path, "must be Unicode: it holds half of a surrogate pair"))
+            return
+        except RecursionError:
             found.append(Violation(path, "is nested too deeply"))
             return
     for key, item in value.items():
