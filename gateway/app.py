@@ -53,6 +53,7 @@ class HttpDoor:
         settings = services.settings
         self._address = settings.http_listen
         self._reuse_port = reuse_port
+        self._half_tls = bool(settings.tls_cert_file) != bool(settings.tls_key_file)
         config = uvicorn.Config(
             Gateway(services, pipelines),
             http=Protocol,
@@ -71,7 +72,14 @@ class HttpDoor:
         self._listener: socket.socket | None = None
 
     async def open(self) -> int:
-        """Binds and starts; returns the port. Raises SettingsError when the address cannot be had."""
+        """Binds and starts; returns the port. Raises SettingsError when the address cannot be had, or the
+        TLS files cannot be read."""
+        try:
+            if self._half_tls:
+                raise OSError("one of the two is not set")
+            self._server.config.load()
+        except (OSError, ssl.SSLError) as e:
+            raise SettingsError(f"TLS needs both a certificate and a key that can be read: {e}") from e
         host, _, port = self._address.rpartition(":")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -108,7 +116,7 @@ class _Server(uvicorn.Server):
 
 
 def _tls(settings: Settings) -> dict[str, Any]:
-    if not settings.tls_cert_file and not settings.tls_key_file:
+    if not settings.tls_cert_file or not settings.tls_key_file:
         return {}
     return {
         "ssl_certfile": settings.tls_cert_file,

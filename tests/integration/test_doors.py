@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import orjson
 import pytest
 from cryptography import x509
@@ -23,9 +25,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gateway.app import HttpDoor
 from server import app
 from server.app import GrpcDoor, open_pipelines
+from server.client.credentials import Credentials
 from server.config import Settings, SettingsError
 from tcqueue.v1.monitoring_pb2 import PingRequest
 from tcqueue.v1.queue_service_pb2_grpc import QueueStub
+from tests.conformance.json_door import signature
 
 
 @pytest.fixture
@@ -117,6 +121,33 @@ async def test_mutual_tls(process: app.Process, certificate: tuple[str, str]) ->
     await app.close_doors(process.services, door)
 
 
+def _http(process: app.Process, **changes: Any) -> HttpDoor:
+    settings = dataclasses.replace(process.services.settings, http_listen="127.0.0.1:0", **changes)
+    services = dataclasses.replace(process.services, settings=settings)
+    return HttpDoor(services, open_pipelines(services), reuse_port=False)
+
+
+async def test_https(process: app.Process, certificate: tuple[str, str]) -> None:
+    """auth.md 1.3: with TLS on the socket, the port that a signature covers is its own."""
+    chain, key = certificate
+    door = _http(process, tls_cert_file=chain, tls_key_file=key)
+    port = await door.open()
+    trusted = ssl.create_default_context(cafile=chain)
+    async with httpx.AsyncClient(verify=trusted) as client:
+        url = f"https://localhost:{port}/api/auth/v1/scopes/current"
+        root = Credentials("root", process.services.settings.root_access_token)
+        header = signature(root, "GET", url, b"", "")
+        answer = await client.get(url, headers={"Authorization": header})
+        assert (answer.status_code, answer.json()) == (200, {"scopes": ["*"]})
+    await door.close()
+
+
+@pytest.mark.parametrize("files", [("/nowhere", "/nowhere"), ("/nowhere", ""), ("", "/nowhere")])
+async def test_unreadable_certificate_for_https(process: app.Process, files: tuple[str, str]) -> None:
+    with pytest.raises(SettingsError, match="certificate and a key"):
+        await _http(process, tls_cert_file=files[0], tls_key_file=files[1]).open()
+
+
 async def test_plaintext_stays_on_loopback(process: app.Process) -> None:
     with pytest.raises(SettingsError, match="TCQUEUE_TLS_CERT_FILE"):
         await _door(process, grpc_listen="0.0.0.0:0").open()
@@ -139,9 +170,7 @@ async def test_a_port_in_use_is_said_so(process: app.Process) -> None:
 
 
 async def test_the_http_side(process: app.Process) -> None:
-    settings = dataclasses.replace(process.services.settings, http_listen="127.0.0.1:0")
-    services = dataclasses.replace(process.services, settings=settings)
-    door = HttpDoor(services, open_pipelines(services), reuse_port=False)
+    door = _http(process)
     port = await door.open()
 
     def get(path: str) -> tuple[int, bytes]:
