@@ -41,7 +41,7 @@ class HttpDoor:
         if rules.http is None:
             return await self.beside.call(method, request, credentials)
         url, content = _request_of(rules.http, request)
-        headers = {"Content-Type": "application/json"} if rules.http.body else {}
+        headers = {"Content-Type": "application/json"} if rules.http.body or content else {}
         if not credentials.anonymous:
             headers["Authorization"] = signature(
                 credentials, rules.http.verb, self.base + url, content, headers.get("Content-Type", "")
@@ -93,6 +93,9 @@ def _request_of(rule: HttpRule, request: Message) -> tuple[str, bytes]:
             query[name] = json.dumps(value) if isinstance(value, bool) else value
     if query:
         path += "?" + urlencode(query)
+    said = {names[field].camelcase_name for field in rule.unchecked_body if request.HasField(field)}
+    if said:
+        return path, json.dumps({name: values[name] for name in said}).encode()
     if not rule.body:
         return path, b""
     body = values if rule.body == "*" else values.get(names[rule.body].camelcase_name, {})
