@@ -8,22 +8,16 @@ from dataclasses import dataclass, field
 from server.errors import InputError
 from server.events.patterns import matcher
 from server.events.rows import Event
+from tcqueue.v1 import auth_service_pb2, options_pb2, queue_service_pb2
 
-#: The exchanges of queue.md 5.3, without their common prefix.
+#: The exchanges that the services declare, without their prefixes.
 EXCHANGES = frozenset(
-    {
-        "task-defined",
-        "task-pending",
-        "task-running",
-        "task-completed",
-        "task-failed",
-        "task-exception",
-        "task-priority-changed",
-        "artifact-created",
-        "task-group-resolved",
-        "task-group-sealed",
-        "task-group-priority-changed",
-    }
+    exchange.name
+    for service in (
+        queue_service_pb2.DESCRIPTOR.services_by_name["Queue"],
+        auth_service_pb2.DESCRIPTOR.services_by_name["Auth"],
+    )
+    for exchange in service.GetOptions().Extensions[options_pb2.service].exchanges
 )
 
 

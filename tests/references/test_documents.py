@@ -135,9 +135,13 @@ def test_every_schema_reference_leads_somewhere() -> None:
 
 
 def test_exchanges_are_those_that_watchers_may_name() -> None:
-    """The reference and the event feed know the same exchanges."""
-    entries = _documents()["/references/queue/v1/exchanges.json"]["entries"]
-    assert {entry["exchange"] for entry in entries} == filters.EXCHANGES
+    """The references and the event feed know the same exchanges."""
+    found = set()
+    for service in ("queue", "auth"):
+        entries = _documents()[f"/references/{service}/v1/exchanges.json"]["entries"]
+        found |= {entry["exchange"] for entry in entries}
+    assert found == filters.EXCHANGES
+    assert {"task-pending", "client-created", "role-deleted"} < found
 
 
 def test_everything_is_explained() -> None:
