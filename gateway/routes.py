@@ -86,7 +86,8 @@ class RouteTable:
     def _add(self, method: Method, pipeline: Pipeline) -> None:
         assert method.http is not None
         node, fields = self._root, []
-        segments = method.http.template.split("/")[1:]
+        # One slash at the end is optional to us, whether the template has it or not.
+        segments = method.http.template.rstrip("/").split("/")[1:]
         routes: dict[str, Route] | None = None
         for at, segment in enumerate(segments):
             matched = _FIELD.fullmatch(segment)

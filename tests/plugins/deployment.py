@@ -21,31 +21,27 @@ PLAIN = {
 @pytest.fixture(scope="module")
 def root_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server as people start it, with its own database."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "server.cli",
-            "serve",
-            "--grpc-listen",
-            "",
-            "--http-listen",
-            "127.0.0.1:0",
-            "--json",
-        ],
-        cwd=tmp_path_factory.mktemp("clients"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={
-            **PLAIN,
-            "TCQUEUE_ROOT_ACCESS_TOKEN": TOKEN,
-            "TCQUEUE_CLAIM_POLL_S": "0.2",
-            "TCQUEUE_SHUTDOWN_GRACE_S": "1",
-        },
-    )
+    folder = tmp_path_factory.mktemp("deployment")
+    log = folder / "log"
+    arguments = ["serve", "--grpc-listen", "", "--http-listen", "127.0.0.1:0", "--json"]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server.cli", *arguments],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={
+                **PLAIN,
+                "TCQUEUE_ROOT_ACCESS_TOKEN": TOKEN,
+                "TCQUEUE_CLAIM_POLL_S": "0.2",
+                "TCQUEUE_SHUTDOWN_GRACE_S": "1",
+            },
+        )
     assert process.stdout is not None
-    said = json.loads(process.stdout.readline() or "null")
+    line = process.stdout.readline()
+    assert line, f"the server did not start:\n{log.read_text()[-4000:]}"
+    said = json.loads(line)
     try:
         yield f"http://{said['http']}"
     finally:

@@ -11,7 +11,6 @@ _UNCHECKED = "refuses next to nothing: most texts are a regular expression; the 
 
 _ELSEWHERE = "hands out credentials of other services, which a queue's users do not ask it for"
 _SEED = "of the first release, kept for its clients"
-_SLASH = "the same with and without: a slash at the end is optional on every route"
 
 DELIBERATE = {
     **{
@@ -20,10 +19,6 @@ DELIBERATE = {
             *("awsS3Credentials", "azureAccounts", "azureContainerSAS", "azureContainers", "azureTableSAS"),
             *("azureTables", "gcpCredentials", "githubRepoToken", "sentryDSN", "websocktunnelToken"),
         )
-    },
-    **{
-        f"/references/auth/v1/api.json/{name}/route": _SLASH
-        for name in ("listClients", "listRoleIds", "listRoles", "listRoles2", "testAuthenticateGet")
     },
     "/references/auth/v1/api.json/getCredentials": _SEED,
     "/references/auth/v1/api.json/inspect": _SEED,
