@@ -17,12 +17,12 @@ from typing import Any
 import httpx
 
 from server.config import Settings
-from server.domain.scopes import ScopeSet
+from server.domain.scopes import ScopeSet, is_scope
 from server.errors import AuthenticationFailed, Unavailable
 from server.identity import certificates, hawk, tokens
 from server.identity.authenticator import Authenticator
 from server.identity.clients import STATIC
-from server.identity.model import NOBODY, Credential, HawkRequest, Identity
+from server.identity.model import NOBODY, Credential, HawkRequest, Identity, is_client_id
 from server.store.database import Database
 from server.store.hub import NotifyHub
 
@@ -91,11 +91,14 @@ class RemoteAuthenticator(Authenticator):
         if status != "auth-success":
             raise _nonsense()
         hawk.check_payload(signed, request)
-        try:
-            expires = datetime.fromisoformat(answer["expires"]).timestamp()
-            identity = Identity(str(answer["clientId"]), ScopeSet(answer["scopes"]), expires, "hawk")
-        except (KeyError, TypeError, ValueError) as e:
-            raise _nonsense() from e
+        client_id = answer.get("clientId")
+        if (
+            not isinstance(client_id, str)
+            or not is_client_id(client_id)
+            or self._expiry(answer) <= self._now()
+        ):
+            raise _nonsense()
+        identity = Identity(client_id, _scopes(answer), self._expiry(answer), "hawk")
         return identity, signed.hash
 
     async def _anonymous(self) -> Identity:
@@ -103,9 +106,9 @@ class RemoteAuthenticator(Authenticator):
         if known is not None and known[1] > self._now():
             return known[0]
         answer = await self._ask(HawkRequest("GET", "/", "localhost", 80, None))
-        if answer.get("status") != "no-auth" or not isinstance(answer.get("scopes"), list):
+        if answer.get("status") != "no-auth":
             raise _nonsense()
-        identity = Identity(NOBODY, ScopeSet(answer["scopes"]), math.inf, "none")
+        identity = Identity(NOBODY, _scopes(answer), math.inf, "none")
         self._nobody = (identity, self._now() + _NOBODY_FOR_S)
         return identity
 
@@ -120,6 +123,11 @@ class RemoteAuthenticator(Authenticator):
             asked["authorization"] = request.authorization
         try:
             answer = await self._client.post(_PATH, json=asked)
+            if answer.status_code == 400:
+                # Such as a Host that is no host name: nothing that a repeat would mend.
+                raise AuthenticationFailed(
+                    "the auth service cannot check a request with such a host or method"
+                )
             answer.raise_for_status()
             value = answer.json()
         except (httpx.HTTPError, ValueError) as e:
@@ -129,6 +137,22 @@ class RemoteAuthenticator(Authenticator):
         if not isinstance(value, dict):
             raise _nonsense()
         return value
+
+    @staticmethod
+    def _expiry(answer: dict[str, Any]) -> float:
+        """When the credentials end, in epoch seconds."""
+        try:
+            return datetime.fromisoformat(answer["expires"]).timestamp()
+        except (KeyError, TypeError, ValueError) as e:
+            raise _nonsense() from e
+
+
+def _scopes(answer: dict[str, Any]) -> ScopeSet:
+    """The scopes of an answer: nothing but a list of them will do."""
+    scopes = answer.get("scopes")
+    if not isinstance(scopes, list) or not all(map(is_scope, scopes)):
+        raise _nonsense()
+    return ScopeSet(scopes)
 
 
 def _nonsense() -> Unavailable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -155,6 +156,15 @@ async def test_who_is_let_in(elsewhere: Deployment, here: Deployment) -> None:
         await Caller(here.door, client)("ListProvisioners")
 
 
+async def test_hosts_that_are_none(elsewhere: Deployment, here: Deployment) -> None:
+    """What the other side cannot check is the caller's fault, and no reason to try again."""
+    answer = await here.door.client.get(
+        "/api/queue/v1/provisioners",
+        headers={"Host": "under_score.example", "Authorization": 'Hawk id="c", ts="1", nonce="n", mac="m"'},
+    )
+    assert (answer.status_code, answer.json()["code"]) == (401, "AuthenticationFailed")
+
+
 async def test_payloads_are_checked_here(elsewhere: Deployment, here: Deployment) -> None:
     """The other side never sees them."""
     path = f"/api/queue/v1/task/{new_id()}/runs/0/reclaim"
@@ -171,13 +181,33 @@ async def test_clients_are_not_changed_here(here: Deployment) -> None:
     assert (answer.status_code, answer.json()) == (404, {"error": "Not found"})
 
 
-@pytest.mark.parametrize("what", ["gone", "nonsense", "error"])
+#: Answers that grant nothing, whatever they say.
+GOOD = {
+    "status": "auth-success",
+    "scheme": "hawk",
+    "clientId": "c",
+    "scopes": ["*"],
+    "expires": "2999-01-01T00:00:00Z",
+}
+ANSWERS: dict[str, Any] = {
+    "nonsense": {"status": "perhaps"},
+    "a list": [],
+    "a text of scopes": {**GOOD, "scopes": "*"},
+    "odd scopes": {**GOOD, "scopes": [1]},
+    "nobody": {**GOOD, "clientId": None},
+    "long ago": {**GOOD, "expires": "2001-01-01T00:00:00Z"},
+    "no end": {**GOOD, "expires": None},
+    "error": {},
+}
+
+
+@pytest.mark.parametrize("what", ["gone", *ANSWERS])
 async def test_the_other_side_fails(new_settings: Callable[[], Settings], what: str) -> None:
     """A clear 503, which clients repeat, and not a word about whoever called."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        body = b'{"status": "perhaps"}'
+        body = json.dumps(ANSWERS[what]).encode()
         status = b"500 Oops" if what == "error" else b"200 OK"
         writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
         await writer.drain()

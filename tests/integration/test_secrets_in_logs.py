@@ -1,65 +1,70 @@
-"""No log line holds what somebody could sign with (auth.md, A-004 and what goes wrong around it)."""
+"""No log line holds what somebody could sign with."""
 
 from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
+import time
 from pathlib import Path
 
+import grpc
 import httpx
 import mohawk
 
+from server.client.credentials import Credentials
 from server.identity import certificates
-from tests.plugins.deployment import PLAIN, TOKEN
+from tcqueue.v1.queue_service_pb2_grpc import QueueStub
+from tcqueue.v1.task_pb2 import GetTaskRequest
+from tests.plugins.deployment import TOKEN, deployed
+
+WRONG = "wrong" * 8
 
 
 def test_what_is_logged(tmp_path: Path) -> None:
-    """Passing and failing signatures of every kind, at the level that says most."""
-    arguments = ["serve", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--json"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server.cli", *arguments],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={
-            **PLAIN,
-            "TCQUEUE_ROOT_ACCESS_TOKEN": TOKEN,
-            "TCQUEUE_LOG_LEVEL": "debug",
-            "TCQUEUE_LOG_FORMAT": "json",
-            "TCQUEUE_SHUTDOWN_GRACE_S": "1",
-        },
+    """Passing and failing signatures of both doors, at the level that says most."""
+    now_ms = int(time.time() * 1000)
+    live = certificates.issue(
+        "root",
+        TOKEN,
+        scopes=["auth:current-scopes"],
+        start_ms=now_ms,
+        expiry_ms=now_ms + 60_000,
+        client_id="named",
     )
-    assert process.stdout is not None
-    base = f"http://{json.loads(process.stdout.readline())['http']}"
-    secrets = {TOKEN, "wrong" * 8}
-    made = certificates.issue(
-        "root", TOKEN, scopes=["auth:current-scopes"], start_ms=0, expiry_ms=1000, client_id="named"
-    )
-    secrets |= {made.access_token, json.loads(made.certificate)["signature"]}
-    with httpx.Client(base_url=base) as client:
-        for client_id, key, ext in (
-            ("root", TOKEN, None),
-            ("root", "wrong" * 8, None),
-            ("named", made.access_token, {"certificate": json.loads(made.certificate)}),
-        ):
-            for path, body in (("/api/auth/v1/scopes/current", ""), ("/api/queue/v1/tasks", "{")):
+    past = certificates.issue("root", TOKEN, scopes=[], start_ms=0, expiry_ms=1000)
+    secrets = {TOKEN, WRONG, live.access_token, past.access_token}
+    secrets |= {json.loads(made.certificate)["signature"] for made in (live, past)}
+    callers = [
+        Credentials("root", TOKEN),
+        Credentials("root", WRONG),
+        Credentials(live.client_id, live.access_token, live.certificate),
+        Credentials(past.client_id, past.access_token, past.certificate),
+    ]
+    statuses = []
+    with deployed(tmp_path, TCQUEUE_LOG_LEVEL="debug", TCQUEUE_LOG_FORMAT="json") as (said, log):
+        base = f"http://{said['http']}"
+        with httpx.Client(base_url=base) as client, grpc.insecure_channel(said["grpc"]) as channel:
+            for who in callers:
+                ext = json.dumps({"certificate": json.loads(who.certificate)}) if who.certificate else ""
                 sender = mohawk.Sender(
-                    {"id": client_id, "key": key, "algorithm": "sha256"},
-                    base + path,
-                    "POST" if body else "GET",
-                    content=body,
-                    content_type="application/json" if body else "",
-                    ext=base64.b64encode(json.dumps(ext).encode()).decode() if ext else None,
+                    {"id": who.client_id, "key": who.access_token, "algorithm": "sha256"},
+                    f"{base}/api/auth/v1/scopes/current",
+                    "GET",
+                    content="",
+                    content_type="",
+                    ext=base64.b64encode(ext.encode()).decode() if ext else None,
                 )
-                headers = {"Authorization": sender.request_header, "Content-Type": "application/json"}
-                client.request("POST" if body else "GET", path, content=body, headers=headers)
+                headers = {"Authorization": sender.request_header}
                 secrets.add(sender.request_header.partition('mac="')[2].partition('"')[0])
-                client.post("/api/queue/v1/task/x/runs/0/claim", headers=headers)
-    process.terminate()
-    said, logged = process.communicate(timeout=30)
-    everything = said + logged
+                statuses.append(client.get("/api/auth/v1/scopes/current", headers=headers).status_code)
+                client.post("/api/queue/v1/tasks", headers=headers, content=b"{")
+                client.get(f"/api/auth/v1/scopes/current?bewit={WRONG}")
+                secrets.add(who.metadata()[0][1].removeprefix("Bearer "))
+                try:
+                    QueueStub(channel).GetTask(GetTaskRequest(task_id="x"), metadata=who.metadata())
+                except grpc.RpcError:
+                    pass
+    assert statuses == [200, 401, 200, 401]
+    logged = log.read_text()
     assert "serving" in logged
-    assert [secret for secret in secrets if secret in everything] == []
+    assert [secret for secret in secrets if secret in logged] == []

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -18,12 +20,11 @@ PLAIN = {
 }
 
 
-@pytest.fixture(scope="module")
-def root_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server as people start it, with its own database."""
-    folder = tmp_path_factory.mktemp("deployment")
+@contextmanager
+def deployed(folder: Path, **variables: str) -> Iterator[tuple[dict[str, str], Path]]:
+    """A server with its own database in a folder: what it said of itself, and its log."""
     log = folder / "log"
-    arguments = ["serve", "--grpc-listen", "", "--http-listen", "127.0.0.1:0", "--json"]
+    arguments = ["serve", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--json"]
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "server.cli", *arguments],
@@ -36,14 +37,21 @@ def root_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 "TCQUEUE_ROOT_ACCESS_TOKEN": TOKEN,
                 "TCQUEUE_CLAIM_POLL_S": "0.2",
                 "TCQUEUE_SHUTDOWN_GRACE_S": "1",
+                **variables,
             },
         )
     assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, f"the server did not start:\n{log.read_text()[-4000:]}"
-    said = json.loads(line)
     try:
-        yield f"http://{said['http']}"
+        line = process.stdout.readline()
+        assert line, f"the server did not start:\n{log.read_text()[-4000:]}"
+        yield json.loads(line), log
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def root_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where such a server is."""
+    with deployed(tmp_path_factory.mktemp("deployment")) as (said, _):
+        yield f"http://{said['http']}"
