@@ -69,7 +69,8 @@ async def test_the_grace_runs_out(cluster: Cluster, server: Instance, proxy: Pro
         await stream.finish()
         assert (await stream.end()).code == grpc.StatusCode.OK
     left = await leased(server, task_id)
-    assert 40 < left <= 45
+    # The clock of this reading may lie a moment before the one that wrote the lease.
+    assert 40 < left < 46
     assert await server.expire_claims() == 0
     assert (await root.status(task_id)).state == TaskState.TASK_STATE_RUNNING
     # The lease has a column of its own: what was told about takenUntil stands.
