@@ -14,7 +14,7 @@ from gateway.protocol import Exchange
 from gateway.routes import MalformedPath, Place, Route, RouteTable, decode, route_for, verbs
 from server.codec import writing
 from server.errors import AuthenticationFailed, InvalidRequestArguments, QueueError
-from server.methods import Method
+from server.methods import HttpRule, Method
 from server.pipeline import Pipeline, incident
 
 Scope = MutableMapping[str, Any]
@@ -99,7 +99,9 @@ class _HttpCall:
             assert rule is not None
             if rule.success_status == 204:
                 return 204, b"", ()
-            return rule.success_status, writing.to_bytes(_body(response, rule.response_body), indent=True), ()
+            value = _body(response, rule.response_body)
+            extra = _headers(response, rule) if rule.redirect or rule.response_headers else ()
+            return rule.success_status, writing.to_bytes(value, indent=True), extra
         except QueueError as e:
             return self._failed(e)
         except Exception as e:
@@ -123,6 +125,7 @@ class _HttpCall:
             body,
             None if content_type is None else content_type.decode("latin-1"),
             self._schema_id,
+            self._headers,
         )
         credential = signing.hawk_request(
             self._verb, self._exchange.target, self._headers, body, self._host, self._port
@@ -141,9 +144,25 @@ class _HttpCall:
 
     def _failed(self, error: QueueError) -> tuple[int, bytes, Sequence[replies.Header]]:
         payload = {} if self._draft is None else self._draft.payload
-        body = failures.body_of(error, self._route.method.reference_name, self._parameters, payload)
-        extra = _WWW_AUTHENTICATE if isinstance(error, AuthenticationFailed) else ()
+        body: Any = error.body
+        if body is None:
+            body = failures.body_of(error, self._route.method.reference_name, self._parameters, payload)
+        extra: Sequence[replies.Header] = [
+            (name.encode(), value.encode("latin-1")) for name, value in error.headers.items()
+        ]
+        if isinstance(error, AuthenticationFailed):
+            extra = _WWW_AUTHENTICATE
         return error.http_status, writing.to_bytes(body, indent=True), extra
+
+
+def _headers(response: Message, rule: HttpRule) -> list[replies.Header]:
+    """Where the answer leads, and what else its headers say."""
+    found = []
+    if rule.redirect:
+        found.append((b"location", str(getattr(response, rule.redirect)).encode("ascii")))
+    for name, field in rule.response_headers:
+        found.append((name.encode(), str(writing.field_value(response, field)).encode("ascii")))
+    return found
 
 
 async def _answer_options(exchange: Exchange, headers: Headers, places: Sequence[Place]) -> None:

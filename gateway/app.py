@@ -15,7 +15,10 @@ import uvicorn
 
 from gateway import pages
 from gateway.api import Api, Scope
+from gateway.blobs import BlobDoor
 from gateway.protocol import Protocol
+from server.blobs.disk import DiskStore
+from server.blobs.signing import PATH
 from server.config import Settings, SettingsError
 from server.pipeline import Pipeline
 from server.references.documents import References
@@ -23,6 +26,9 @@ from server.services import Services
 
 KEEP_ALIVE_S = 90
 """How long an idle connection stays open; more than proxies wait before they reuse one (compat.md 6)."""
+
+
+_BLOBS = PATH.encode()
 
 
 class Gateway:
@@ -33,11 +39,14 @@ class Gateway:
         references = _references(tuple(p.service for p in pipelines), settings.root_url)
         self._api = Api(pipelines, trust_proxy=settings.trust_proxy, schema_id=references.input_schema_id)
         self._pages = pages.application(services, references.documents)
+        self._blobs = BlobDoor(services, services.blobs) if isinstance(services.blobs, DiskStore) else None
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Answers one request."""
         if scope["raw_path"].startswith((b"/api/", b"/v1/")):
             await self._api(scope, receive, send)
+        elif self._blobs is not None and scope["raw_path"].startswith(_BLOBS):
+            await self._blobs(scope, receive, send)
         else:
             await self._pages(scope, receive, send)
 
@@ -52,6 +61,7 @@ class HttpDoor:
     def __init__(self, services: Services, pipelines: Sequence[Pipeline], *, reuse_port: bool) -> None:
         settings = services.settings
         self._address = settings.http_listen
+        self._services = services
         self._reuse_port = reuse_port
         self._half_tls = bool(settings.tls_cert_file) != bool(settings.tls_key_file)
         config = uvicorn.Config(
@@ -95,7 +105,11 @@ class HttpDoor:
             raise SettingsError(f"cannot listen on {self._address} (TCQUEUE_HTTP_LISTEN): {e}") from e
         self._listener = listener
         self._task = asyncio.create_task(self._server.serve([listener]))
-        return int(listener.getsockname()[1])
+        found = int(listener.getsockname()[1])
+        name = "localhost" if host in ("0.0.0.0", "[::]") else host or "127.0.0.1"
+        scheme = "https" if self._server.config.is_ssl else "http"
+        self._services.root_url.listening(f"{scheme}://{name}:{found}")
+        return found
 
     async def close(self) -> None:
         """Finishes what is under way and ends."""

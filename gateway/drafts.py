@@ -24,7 +24,17 @@ _BEWIT = "bewit"
 class HttpDraft:
     """Implements pipeline.Draft, and knows what an error answer shows of the request."""
 
-    __slots__ = ("_body", "_content_type", "_query", "_route", "_schema_id", "_valid", "_value", "parameters")
+    __slots__ = (
+        "_body",
+        "_content_type",
+        "_headers",
+        "_query",
+        "_route",
+        "_schema_id",
+        "_valid",
+        "_value",
+        "parameters",
+    )
 
     def __init__(
         self,
@@ -34,6 +44,7 @@ class HttpDraft:
         body: bytes,
         content_type: str | None,
         schema_id: str | None = None,
+        headers: Mapping[bytes, bytes] | None = None,
     ) -> None:
         """`values` are the path's arguments, decoded; `body` is decoded, too. `schema_id` names the body's
         schema in error texts. Raises MalformedPayload for a JSON body that cannot be parsed: that is told
@@ -44,6 +55,7 @@ class HttpDraft:
         self._body = body
         self._content_type = content_type
         self._schema_id = schema_id
+        self._headers = headers or {}
         self._valid = False
         self._value: object = {}
         if body and bodies.is_json(content_type):
@@ -66,6 +78,9 @@ class HttpDraft:
         for name, text in zip(self._route.fields, self.parameters.values(), strict=True):
             reading.fill_text(message, name, text, wrong_path)
         wrong_query = self._fill_query(message, method) if self._query else []
+        for field, name in rule.headers:
+            if self._headers.get(name.encode(), b"").lower() in (b"true", b"1"):
+                setattr(message, field, True)
         refusal: MalformedPayload | None = None
         wrong_body: list[Violation] = []
         if rule.body:

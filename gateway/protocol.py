@@ -50,6 +50,11 @@ class Exchange:
             self.abandoned = True
             self.task.cancel()
 
+    @property
+    def gone(self) -> bool:
+        """Whether the client has hung up."""
+        return self._cycle.disconnected
+
     async def reply(self, status: int, head: bytes, body: bytes) -> None:
         """Sends the whole answer; `head` are header lines, each with its end. A client that is gone
         gets none."""

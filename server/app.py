@@ -22,6 +22,8 @@ from grpc_reflection.v1alpha import reflection
 
 from gateway.app import HttpDoor
 from server import definitions, rpc
+from server.blobs.opening import artifact_folder, open_store
+from server.blobs.staging import Staging
 from server.clock import Clock
 from server.config import Settings, SettingsError
 from server.dispatch.counts import QueueCounts
@@ -37,22 +39,30 @@ from server.identity.roles import Roles
 from server.identity.secrets import SecretBox
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.loops import base as loop_base
+from server.loops.artifacts import artifact_loops
 from server.loops.claims import ClaimExpiry
 from server.loops.deadlines import Deadlines
 from server.loops.dependencies import Dependencies
 from server.loops.events import EventRetention
 from server.loops.expiry import ClientExpiry, expiry_loops
 from server.loops.heartbeat import Heartbeat
+from server.objects.backends import Backends
+from server.objects.keeper import ObjectKeeper
+from server.objects.remote import RemoteObjects
+from server.objects.service import Objects
 from server.pipeline import Pipeline
+from server.root_url import RootUrl
 from server.services import Services
 from server.store.batcher import Batcher
 from server.store.database import Database
 from server.store.hub import NotifyHub
+from server.transitions.artifacts import Item as ArtifactItem
+from server.transitions.artifacts import Standing, change_artifacts
 from server.transitions.changing import Change, change_runs
 from server.transitions.creating import NewTask, create_tasks
 from server.transitions.facts import TaskFacts
 from server.transitions.machine import Machine
-from tcqueue.v1 import auth_service_pb2, queue_service_pb2
+from tcqueue.v1 import auth_service_pb2, object_service_pb2, queue_service_pb2
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +70,7 @@ log = structlog.get_logger(__name__)
 SERVICES = (
     queue_service_pb2.DESCRIPTOR.services_by_name["Queue"],
     auth_service_pb2.DESCRIPTOR.services_by_name["Auth"],
+    object_service_pb2.DESCRIPTOR.services_by_name["Object"],
 )
 
 #: What the server allows of clients' keepalive; server/client sends along what goes with it.
@@ -108,7 +119,8 @@ async def start(settings: Settings) -> Process:
         hub = NotifyHub(db, process_id)
         await hub.start()
         stack.push_async_callback(hub.stop)
-        prepared = await bootstrap.prepare(db, hub, settings, SecretBox.from_settings(settings))
+        secrets = SecretBox.from_settings(settings)
+        prepared = await bootstrap.prepare(db, hub, settings, secrets)
         remote = settings.auth_mode == "remote"
         authenticator = (RemoteAuthenticator if remote else Authenticator)(db, hub, settings)
         await authenticator.start()
@@ -132,6 +144,21 @@ async def start(settings: Settings) -> Process:
             if remote
             else TaskCredentialIssuer(bootstrap.QUEUE_CLIENT, prepared.queue_access_token)
         )
+        root_url = RootUrl(settings.root_url)
+        blobs = open_store(settings, secrets.derived("artifact urls"), root_url)
+        stack.push_async_callback(blobs.close)
+        artifacts: Batcher[ArtifactItem, Standing] = Batcher(
+            "artifact",
+            lambda items: change_artifacts(machine, items),
+            lanes=1,
+            max_linger=linger,
+            isolate=True,
+        )
+        own_objects = Objects(db, blobs, clock, Backends(settings.object_backends), issuer)
+        objects: ObjectKeeper = own_objects
+        if settings.object_root_url:
+            objects = _remote_objects(settings, issuer, clock)
+            stack.push_async_callback(objects.close)
         seen = SeenWorkers(db, hub, settings, clock)
         stack.push_async_callback(seen.close)
         counts = QueueCounts(db)
@@ -142,7 +169,7 @@ async def start(settings: Settings) -> Process:
         heartbeat = Heartbeat(machine, dispatcher, clock)
         # Last of all: until its streams' runs have their lease, others must be able to bury this process.
         stack.push_async_callback(_quietly, heartbeat.leave)
-        stack.push_async_callback(_finish, [creations, changes, dispatcher.reclaims])
+        stack.push_async_callback(_finish, [creations, changes, artifacts, dispatcher.reclaims])
         stack.push_async_callback(dispatcher.stop)
         await heartbeat.beat()
         services = Services(
@@ -154,9 +181,15 @@ async def start(settings: Settings) -> Process:
             creations=creations,
             changes=changes,
             authenticator=authenticator,
-            clients=Clients(db, SecretBox.from_settings(settings), Changes(db, hub)),
+            clients=Clients(db, secrets, Changes(db, hub)),
             roles=Roles(db, Changes(db, hub)),
             issuer=issuer,
+            root_url=root_url,
+            blobs=blobs,
+            staging=Staging(artifact_folder(settings) / "uploads"),
+            artifacts=artifacts,
+            own_objects=own_objects,
+            objects=objects,
             seen=seen,
             counts=counts,
             dispatcher=dispatcher,
@@ -164,6 +197,16 @@ async def start(settings: Settings) -> Process:
         )
         process = Process(services, prepared, heartbeat, stack.pop_all())
     return process
+
+
+def _remote_objects(settings: Settings, issuer: TaskCredentialIssuer, clock: Clock) -> RemoteObjects:
+    if settings.object_client_id:
+        return RemoteObjects(
+            settings.object_root_url,
+            TaskCredentialIssuer(settings.object_client_id, settings.object_access_token),
+            clock,
+        )
+    return RemoteObjects(settings.object_root_url, issuer, clock)
 
 
 async def serve(
@@ -243,6 +286,14 @@ def loops(services: Services) -> Sequence[loop_base.Loop]:
         ClaimExpiry(machine),
         Deadlines(machine),
         Dependencies(machine),
+        *artifact_loops(
+            services.db,
+            services.blobs,
+            services.staging,
+            Backends(settings.object_backends),
+            delay_s=settings.artifact_expiration_delay_s,
+            pause_s=settings.expiry_interval_s,
+        ),
         ClientExpiry(services.clients, pause_s=settings.expiry_interval_s),
         EventRetention(services.db, retention_s=settings.event_retention_s, batch=settings.loop_batch_size),
         *expiry_loops(

@@ -95,13 +95,41 @@ class Settings:
     )
     default_anonymous_role: bool = setting(True, "fill the anonymous role at the very first start")
 
-    # Object store
+    # Artifacts
+    artifact_store: str = setting(
+        "auto", "where artifacts lie: disk (below data_dir), s3, or auto: s3 where both its buckets are set"
+    )
+    artifact_dir: str = setting(
+        "", "folder of the disk store, shared by all machines that serve; empty: artifacts in data_dir"
+    )
+    disk_quota_bytes: int = setting(0, "most bytes the disk store holds; 0 leaves the disk as the limit")
+    sign_public_artifact_urls: bool = setting(
+        False, "sign URLs of artifacts below public/ too, and show those of the disk store to nobody without"
+    )
+    object_backends: list[dict[str, Any]] = field(
+        default_factory=lambda: [{"backendId": "store", "when": "all"}],
+        metadata={"help": "JSON list: which objects are taken by which backend; docs/artifacts.md"},
+    )
+    object_root_url: str = setting(
+        "", "root URL of another deployment whose object service keeps object artifacts; empty: this one"
+    )
+    object_client_id: str = setting(
+        "", "static client that signs for the object service there; empty: the queue's own"
+    )
+    object_access_token: str = setting("", "that client's access token")
     s3_endpoint: str = setting("", "URL of the S3 service, such as https://s3.us-west-2.amazonaws.com")
     s3_region: str = setting("us-east-1", "region of the buckets")
     s3_access_key: str = setting("", "access key of the S3 service")
     s3_secret_key: str = setting("", "secret key of the S3 service")
+    s3_public_bucket: str = setting("", "bucket for artifacts below public/, readable by everybody")
+    s3_private_bucket: str = setting("", "bucket for all other artifacts, and for objects")
+    s3_public_cdn_url: str = setting(
+        "", "address of a content delivery network in front of the public bucket"
+    )
     s3_references_bucket: str = setting("", "bucket for `tcqueue publish-references`: references")
     s3_schemas_bucket: str = setting("", "bucket for `tcqueue publish-references`: JSON schemas")
+
+    # Another deployment's auth service
     auth_mode: str = setting(
         "local", "who checks signatures: local tables, or remote: another deployment's auth service"
     )
@@ -159,8 +187,29 @@ class Settings:
                     "TCQUEUE_AUTH_MODE=remote needs TCQUEUE_QUEUE_CLIENT_ID, which begins with static/, and "
                     "TCQUEUE_QUEUE_ACCESS_TOKEN: the client there that signs task credentials"
                 )
+        if self.artifact_store not in ("auto", "disk", "s3"):
+            raise SettingsError(f"TCQUEUE_ARTIFACT_STORE takes auto, disk or s3, not {self.artifact_store!r}")
+        if self.uses_s3:
+            needed = (
+                "s3_endpoint",
+                "s3_access_key",
+                "s3_secret_key",
+                "s3_public_bucket",
+                "s3_private_bucket",
+            )
+            lacking = [environment_name(name) for name in needed if not getattr(self, name)]
+            if lacking:
+                raise SettingsError(f"artifacts in S3 need {', '.join(lacking)}")
+        if self.object_root_url and not self.object_root_url.startswith(("http://", "https://")):
+            raise SettingsError("TCQUEUE_OBJECT_ROOT_URL takes an http(s) address")
         if not 0 < self.stream_reclaim_fraction < 1:
             raise SettingsError("TCQUEUE_STREAM_RECLAIM_FRACTION must lie between 0 and 1")
+
+    @property
+    def uses_s3(self) -> bool:
+        """Whether artifacts lie in S3."""
+        chosen = self.artifact_store
+        return chosen == "s3" or (chosen == "auto" and bool(self.s3_public_bucket and self.s3_private_bucket))
 
 
 def environment_name(field_name: str) -> str:

@@ -7,6 +7,7 @@
         InputValidationError        a message breaks its declared rules
         InputError                  well formed, but makes no sense
         CursorTooOld                400  OUT_OF_RANGE; the events behind a cursor are deleted
+        NoMatchingBackend           400  no store takes objects of this name
       AuthenticationFailed        401  UNAUTHENTICATED
       InsufficientScopes          403  PERMISSION_DENIED
       ResourceNotFound            404  NOT_FOUND
@@ -14,9 +15,12 @@
         AlreadyExists             409  ALREADY_EXISTS
       ResourceExpired             410  NOT_FOUND
       InputTooLarge               413  RESOURCE_EXHAUSTED
+      ErrorArtifact               424  FAILED_PRECONDITION
+      NoMatchingMethod            406  FAILED_PRECONDITION
       InternalServerError         500  INTERNAL
       NotImplementedYet           501  UNIMPLEMENTED
       Unavailable                 503  UNAVAILABLE
+        OutOfSpace                507  RESOURCE_EXHAUSTED
 
 ``code`` is the wire name of queue.md 8.2 and, in upper snake case, an `ErrorReason`.
 """
@@ -49,6 +53,10 @@ class QueueError(Exception):
         self.message = message
         self.details: Mapping[str, str] = details
         self.violations: Sequence[Violation] = ()
+        #: Further headers of the answer over HTTP.
+        self.headers: Mapping[str, str] = {}
+        #: The body of the answer over HTTP, where it is not the one that all errors have.
+        self.body: Mapping[str, str] | None = None
 
 
 class BadRequest(QueueError):
@@ -92,6 +100,12 @@ class CursorTooOld(BadRequest):
 
     code = "CursorTooOld"
     grpc_status = grpc.StatusCode.OUT_OF_RANGE
+
+
+class NoMatchingBackend(BadRequest):
+    """No store is configured for objects of this name and project (object.md 2)."""
+
+    code = "NoMatchingBackend"
 
 
 class AuthenticationFailed(QueueError):
@@ -148,6 +162,27 @@ class InputTooLarge(QueueError):
     http_status = 413
 
 
+class ErrorArtifact(QueueError):
+    """The artifact asked for could not be made; `reason` and `text` say why (queue.md 7.6)."""
+
+    code = "ErrorArtifact"
+    grpc_status = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 424
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(f"the artifact could not be made: {reason}: {text}", reason=reason)
+        self.headers = {"x-taskcluster-artifact-storage-type": "error"}
+        self.body = {"reason": reason, "message": text}
+
+
+class NoMatchingMethod(QueueError):
+    """The object can be had, and by none of the ways the caller knows (object.md 2.3)."""
+
+    code = "NoMatchingMethod"
+    grpc_status = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 406
+
+
 class InternalServerError(QueueError):
     """A bug or a broken part; the cause is in the log under the incident id, never in the message."""
 
@@ -166,3 +201,11 @@ class Unavailable(QueueError):
     code = "Unavailable"
     grpc_status = grpc.StatusCode.UNAVAILABLE
     http_status = 503
+
+
+class OutOfSpace(Unavailable):
+    """The artifact store holds as much as it may, or its disk is full."""
+
+    code = "OutOfSpace"
+    grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    http_status = 507

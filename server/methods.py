@@ -29,7 +29,9 @@ class HttpRule:
     `template` is the whole path with `{field}` or `{field=**}` in it; `body` the request field that the
     JSON body fills, `*` for the message itself, empty for none; `query` the fields that the query string
     fills; `response_body` the response field that is the JSON answer, empty for the message itself;
-    `unchecked_body` names fields that a body may carry although the method asks for none.
+    `unchecked_body` names fields that a body may carry although the method asks for none; `headers` are
+    the request fields that headers fill. `redirect` is the response field that the answer leads to, empty
+    for none, and `response_headers` are further headers of the answer with the fields that fill them.
     """
 
     verb: str
@@ -39,6 +41,9 @@ class HttpRule:
     response_body: str
     success_status: int
     unchecked_body: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    redirect: str = ""
+    response_headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,12 @@ def _http_rule(
     descriptor: MethodDescriptor, http: Any, rules: options_pb2.MethodRules, path_fields: frozenset[str]
 ) -> HttpRule:
     verb = http.WhichOneof("pattern")
-    elsewhere = path_fields | set(rules.unchecked_body)
+    headers = {
+        field.name: field.GetOptions().Extensions[options_pb2.field].header
+        for field in descriptor.input_type.fields
+        if field.GetOptions().Extensions[options_pb2.field].header
+    }
+    elsewhere = path_fields | set(rules.unchecked_body) | headers.keys()
     names = [field.name for field in descriptor.input_type.fields if field.name not in elsewhere]
     if http.body == "*":
         query = [name for name in names if name in rules.query]
@@ -130,6 +140,9 @@ def _http_rule(
         response_body=http.response_body,
         success_status=rules.success_status or 200,
         unchecked_body=tuple(rules.unchecked_body),
+        headers=tuple(sorted(headers.items())),
+        redirect=rules.redirect,
+        response_headers=tuple(sorted(rules.response_headers.items())),
     )
 
 

@@ -17,6 +17,7 @@ STREAMS = Gauge("tcqueue_claim_streams", "Open ClaimWork streams")
 CLAIMED = Counter("tcqueue_claimed_runs", "Runs handed to workers", ["task_queue"])
 LOOP_ROUNDS = Counter("tcqueue_loop_rounds", "Rounds of background loops", ["loop", "result"])
 LOOP_HANDLED = Counter("tcqueue_loop_handled", "Things background loops handled", ["loop"])
+DELETED_BLOBS = Counter("tcqueue_deleted_blobs", "Artifacts and objects whose bytes were deleted")
 
 _bound: dict[str, tuple[Histogram, Gauge]] = {}
 _codes: dict[tuple[str, str], Counter] = {}

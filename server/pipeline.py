@@ -101,6 +101,17 @@ class Pipeline:
             raise
         done("OK")
 
+    async def collect(self, method: Method, requests: AsyncIterator[Any], credential: Credential) -> Message:
+        """Handles a call with a stream of requests and one response: the handler reads requests and
+        validates them by `call.check`. Raises QueueError only."""
+        answers: list[Message] = []
+
+        async def send(answer: Message) -> None:
+            answers.append(answer)
+
+        await self.converse(method, requests, send, credential)
+        return answers[0]
+
     async def converse(
         self,
         method: Method,
@@ -114,8 +125,13 @@ class Pipeline:
         try:
             call = Call(method, await self._identity(credential), self.services, credential)
             call.check = partial(self._validator.check, method)
-            await self._handler(method)(call, requests, send)
-            self._check_authorized(call)
+            if method.server_streaming:
+                await self._handler(method)(call, requests, send)
+                self._check_authorized(call)
+            else:
+                response = await self._handler(method)(call, requests)
+                self._check_authorized(call)
+                await send(response)
         except QueueError as e:
             done(e.code)
             raise
@@ -174,6 +190,11 @@ class Pipeline:
 
 def incident(method: Method, cause: Exception) -> InternalServerError:
     """Logs a cause that callers must not see, and returns the error that names the incident."""
+    return incident_of(method.name, cause)
+
+
+def incident_of(what: str, cause: Exception) -> InternalServerError:
+    """The same for what is no method."""
     incident_id = str(uuid.uuid4())
-    log.error("internal error", method=method.name, incident_id=incident_id, exc_info=cause)
+    log.error("internal error", method=what, incident_id=incident_id, exc_info=cause)
     return InternalServerError(f"Internal Server Error, incidentId {incident_id}.", incidentId=incident_id)

@@ -31,6 +31,8 @@ def generic_handler(pipeline: Pipeline) -> grpc.GenericRpcHandler[Any, Any]:
 def _method_handler(method: Method, pipeline: Pipeline) -> grpc.RpcMethodHandler[Any, Any]:
     deserializer = _reader(method)
     serializer = method.response_class.SerializeToString
+    if method.client_streaming and not method.server_streaming:
+        return grpc.stream_unary_rpc_method_handler(_collection(method, pipeline), deserializer, serializer)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(
             _conversation(method, pipeline), deserializer, serializer
@@ -92,6 +94,17 @@ def _stream(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], AsyncIte
                 yield response
         except QueueError as e:
             await _abort(context, e)
+
+    return handle
+
+
+def _collection(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def handle(requests: AsyncIterator[Message], context: ServicerContext[Any, Any]) -> Message | None:
+        try:
+            return await pipeline.collect(method, _readable(method, requests), bearer_token(context))
+        except QueueError as e:
+            await _abort(context, e)
+            return None
 
     return handle
 

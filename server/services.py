@@ -6,6 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.blobs.disk import DiskStore
+from server.blobs.s3 import S3Store
+from server.blobs.staging import Staging
 from server.clock import Clock
 from server.config import Settings
 from server.dispatch.counts import QueueCounts
@@ -16,9 +19,14 @@ from server.identity.authenticator import Authenticator
 from server.identity.clients import Clients
 from server.identity.roles import Roles
 from server.identity.task_credentials import TaskCredentialIssuer
+from server.objects.keeper import ObjectKeeper
+from server.objects.service import Objects
+from server.root_url import RootUrl
 from server.store.batcher import Batcher
 from server.store.database import Database
 from server.store.hub import NotifyHub
+from server.transitions.artifacts import Item as ArtifactItem
+from server.transitions.artifacts import Standing
 from server.transitions.changing import Change
 from server.transitions.creating import NewTask
 from server.transitions.facts import TaskFacts
@@ -43,6 +51,18 @@ class Services:
     clients: Clients
     roles: Roles
     issuer: TaskCredentialIssuer
+    #: Where clients reach this deployment.
+    root_url: RootUrl
+    #: Artifact bytes.
+    blobs: DiskStore | S3Store
+    #: Uploads over gRPC on their way.
+    staging: Staging
+    #: Coalesces concurrent creations and ends of artifacts.
+    artifacts: Batcher[ArtifactItem, Standing]
+    #: The object service that this deployment offers.
+    own_objects: Objects
+    #: The object service that keeps the queue's object artifacts: the same, or another deployment's.
+    objects: ObjectKeeper
     #: Which workers and queues have been seen, and who is quarantined.
     seen: SeenWorkers
     #: How many runs are pending and claimed.

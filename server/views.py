@@ -9,7 +9,10 @@ import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.codec.words import words
+from server.identity.certificates import TemporaryCredentials
 from server.transitions.facts import RunFacts, TaskFacts
+from tcqueue.v1.artifact_pb2 import ArtifactErrorReason, StorageType
+from tcqueue.v1.claim_pb2 import TaskCredentials
 from tcqueue.v1.run_pb2 import ReasonCreated, ReasonResolved, Run, RunState
 from tcqueue.v1.task_pb2 import TaskDefinition, TaskState, TaskStatus
 
@@ -18,12 +21,23 @@ TASK_STATES = words(TaskState.DESCRIPTOR)
 REASONS_CREATED = words(ReasonCreated.DESCRIPTOR)
 REASONS_RESOLVED = words(ReasonResolved.DESCRIPTOR)
 REASON_WORDS = {number: word for word, number in REASONS_RESOLVED.items()}
+STORAGE_TYPES = words(StorageType.DESCRIPTOR)
+STORAGE_TYPE_WORDS = {number: word for word, number in STORAGE_TYPES.items()}
+ARTIFACT_ERROR_REASONS = words(ArtifactErrorReason.DESCRIPTOR)
+ARTIFACT_ERROR_WORDS = {number: word for word, number in ARTIFACT_ERROR_REASONS.items()}
 
 
 @lru_cache(maxsize=4096)
 def stamp(moment: datetime) -> Timestamp:
     """An instant as a timestamp in whole milliseconds. It is shared: to be copied, never changed."""
     return Timestamp(seconds=int(moment.timestamp() // 1), nanos=moment.microsecond // 1000 * 1_000_000)
+
+
+def credentials_view(issued: TemporaryCredentials) -> TaskCredentials:
+    """Credentials as replies carry them."""
+    return TaskCredentials(
+        client_id=issued.client_id, access_token=issued.access_token, certificate=issued.certificate
+    )
 
 
 def run_message(run: RunFacts) -> Run:

@@ -45,6 +45,7 @@ _ENTRIES = {
     "dependency-resolver": _Entry(
         "loops:dependency_resolver", "Start the dependents of tasks with very many.", "Loops"
     ),
+    "expire-artifacts": _Entry("loops:expire_artifacts", "Delete expired artifacts.", "Loops"),
     "retire-tasks": _Entry("loops:retire_tasks", "Delete what has expired.", "Loops"),
 }
 

@@ -45,7 +45,7 @@ def _command(name: str, summary: str, loops: Iterable[str], example: str) -> cli
         except (SettingsError, SecretError, migrator.MigrationError) as e:
             raise CommandError(str(e)) from None
         except Unavailable as e:
-            raise unreachable(e) from None
+            raise (CommandError(e.message) if "artifact store" in e.message else unreachable(e)) from None
         if as_json and once:
             print_json(handled)
         elif once:
@@ -125,6 +125,12 @@ dependency_resolver = _command(
     "Start the dependents of tasks that thousands wait for, page by page.",
     ["dependencies"],
     "tcqueue dependency-resolver --once",
+)
+expire_artifacts = _command(
+    "expire-artifacts",
+    "Delete expired artifacts and objects, their bytes first, and what broken uploads left behind.",
+    ["expire-artifacts", "expire-objects", "expire-uploads", "tidy-uploads"],
+    "tcqueue expire-artifacts --once --json",
 )
 retire_tasks = _command(
     "retire-tasks",

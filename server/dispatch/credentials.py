@@ -7,7 +7,7 @@ from datetime import datetime
 from server import definitions
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.transitions.claiming import Offered
-from server.views import stamp, status_message
+from server.views import credentials_view, stamp, status_message
 from tcqueue.v1.claim_pb2 import Claim, TaskCredentials
 from tcqueue.v1.task_pb2 import TaskDefinition
 
@@ -27,9 +27,7 @@ def claim_message(offer: Offered, issuer: TaskCredentialIssuer) -> Claim:
         worker_id=worker,
         taken_until=stamp(offer.taken_until),
         task=task,
-        credentials=TaskCredentials(
-            client_id=issued.client_id, access_token=issued.access_token, certificate=issued.certificate
-        ),
+        credentials=credentials_view(issued),
     )
 
 
@@ -46,6 +44,4 @@ def credentials_message(
     """Fresh credentials for a renewed claim."""
     scopes = TaskDefinition.FromString(definition).scopes
     issued = issuer.issue(task_id, run_id, worker_group, worker_id, taken_until, scopes, now)
-    return TaskCredentials(
-        client_id=issued.client_id, access_token=issued.access_token, certificate=issued.certificate
-    )
+    return credentials_view(issued)

@@ -7,7 +7,11 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server import definitions
-from server.errors import InputValidationError, Violation
+from server.domain.artifact_keys import MAX_NAME
+from server.errors import InputError, InputValidationError, Violation
+
+MAX_OBJECT_NAME = 2000
+"""Longest name of an object: what an index entry of the database holds."""
 
 
 def instant(stamp: Timestamp, name: str) -> datetime:
@@ -24,6 +28,13 @@ def text(value: str, name: str) -> str:
     if "\0" in value:
         raise _refused(name, "must not contain a NUL character")
     return value
+
+
+def artifact_name(name: str) -> str:
+    """A name that replies have room for. Raises InputError."""
+    if len(name) > MAX_NAME:
+        raise InputError(f"an artifact's name has at most {MAX_NAME} characters")
+    return name
 
 
 def _refused(name: str, description: str) -> InputValidationError:

@@ -8,6 +8,9 @@ from types import ModuleType
 from typing import Any
 
 from server.handlers import (
+    artifact_reading,
+    artifact_streams,
+    artifacts,
     auth_access,
     auth_audit,
     auth_clients,
@@ -15,6 +18,7 @@ from server.handlers import (
     claims,
     events,
     monitoring,
+    objects,
     provisioners,
     runs,
     task_group_reading,
@@ -29,7 +33,11 @@ from server.methods import Method
 #: The handler modules of each service, by its full name.
 MODULES: dict[str, tuple[ModuleType, ...]] = {
     "tcqueue.v1.Auth": (auth_access, auth_audit, auth_clients, auth_roles, monitoring),
+    "tcqueue.v1.Object": (monitoring, objects),
     "tcqueue.v1.Queue": (
+        artifact_reading,
+        artifact_streams,
+        artifacts,
         claims,
         events,
         monitoring,

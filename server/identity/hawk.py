@@ -13,9 +13,11 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
+from server.domain import slugid
 from server.errors import AuthenticationFailed
 from server.identity.model import HawkRequest
 
@@ -124,6 +126,30 @@ def check_payload(signed: Signed, request: HawkRequest) -> None:
         expected = payload_hash(*request.payload)
         if not hmac.compare_digest(expected.encode(), signed.hash.encode()):
             raise AuthenticationFailed(f"Invalid payload hash: {signed.hash}, computed hash: {expected}")
+
+
+def header(
+    method: str,
+    url: str,
+    client_id: str,
+    access_token: str,
+    *,
+    now: float,
+    ext: dict[str, object] | None = None,
+    payload: tuple[str, bytes] | None = None,
+) -> str:
+    """The Authorization header for a request of our own. `payload` is its MIME type and body."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    resource = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    request = HawkRequest(method, resource, parts.hostname or "", port, None)
+    shown = b2a_base64(orjson.dumps(ext), newline=False).decode() if ext else ""
+    hash_ = payload_hash(*payload) if payload else ""
+    ts, nonce = str(int(now)), slugid.v4()
+    text = _normalized("header", ts, nonce, method, resource, request, hash_, shown)
+    attributes = {"id": client_id, "ts": ts, "nonce": nonce, "hash": hash_, "ext": shown}
+    attributes["mac"] = sign(access_token, text).decode()
+    return "Hawk " + ", ".join(f'{name}="{value}"' for name, value in attributes.items() if value)
 
 
 def sign(key: str, text: str) -> bytes:

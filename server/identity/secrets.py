@@ -6,6 +6,7 @@ encrypts, all of them decrypt.
 
 from __future__ import annotations
 
+import hmac
 import os
 from pathlib import Path
 
@@ -24,12 +25,13 @@ class SecretError(Exception):
 class SecretBox:
     """Seals and opens secrets with the key or keys given."""
 
-    __slots__ = ("_fernet",)
+    __slots__ = ("_fernet", "_first")
 
     def __init__(self, keys: str) -> None:
         """Raises SettingsError when a key is malformed, without repeating it."""
         try:
             self._fernet = MultiFernet([Fernet(key.strip()) for key in keys.split(",")])
+            self._first = keys.partition(",")[0].strip().encode()
         except ValueError:
             raise SettingsError(
                 "TCQUEUE_ENCRYPTION_KEY takes 32 bytes in URL-safe base64, or several such keys separated "
@@ -49,6 +51,10 @@ class SecretBox:
         if settings.database_url:
             raise SettingsError("TCQUEUE_ENCRYPTION_KEY must be set when DATABASE_URL is")
         return cls(_kept_key(Path(settings.data_dir) / KEY_FILE))
+
+    def derived(self, purpose: str) -> bytes:
+        """A key for another purpose, the same in every process that has this box's first key."""
+        return hmac.digest(self._first, purpose.encode(), "sha256")
 
     def seal(self, secret: str) -> bytes:
         """The secret encrypted; different each time."""

@@ -15,11 +15,11 @@ TaskCredentials: TypeAlias = certificates.TemporaryCredentials
 class TaskCredentialIssuer:
     """Signs task credentials as the queue's own client, which must hold every scope it hands on."""
 
-    __slots__ = ("_access_token", "_client_id")
+    __slots__ = ("access_token", "client_id")
 
     def __init__(self, client_id: str, access_token: str) -> None:
-        self._client_id = client_id
-        self._access_token = access_token
+        self.client_id = client_id
+        self.access_token = access_token
 
     def issue(
         self,
@@ -40,8 +40,8 @@ class TaskCredentialIssuer:
         # The seconds are written as JavaScript divides: a fraction only when there is one.
         until = until_ms // 1000 if until_ms % 1000 == 0 else until_ms / 1000
         return certificates.issue(
-            self._client_id,
-            self._access_token,
+            self.client_id,
+            self.access_token,
             scopes=[
                 f"queue:reclaim-task:{run}",
                 f"queue:resolve-task:{run}",
@@ -51,4 +51,15 @@ class TaskCredentialIssuer:
             start_ms=epoch_ms(now),
             expiry_ms=until_ms,
             client_id=f"task-client/{run}/on/{worker_group}/{worker_id}/until/{until}",
+        )
+
+    def issue_one(self, client_id: str, scope: str, start: datetime, expiry: datetime) -> TaskCredentials:
+        """Credentials under a name of their own that hold one scope."""
+        return certificates.issue(
+            self.client_id,
+            self.access_token,
+            scopes=[scope],
+            start_ms=epoch_ms(start),
+            expiry_ms=epoch_ms(expiry),
+            client_id=client_id,
         )

@@ -78,7 +78,7 @@ async def run(loop: Loop, stop: asyncio.Event) -> None:
             if handled >= loop.full:
                 pause = 0.0
         except Unavailable as e:
-            log.warning("loop waits for the database", loop=loop.name, error=e.message)
+            log.warning("loop waits for what it needs", loop=loop.name, error=e.message)
             metrics.LOOP_ROUNDS.labels(loop.name, "unavailable").inc()
         except Exception as e:
             failures += 1

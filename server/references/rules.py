@@ -40,7 +40,7 @@ def scalar(field: FieldDescriptor, rules: Any) -> Json:
     if field.enum_type is not None:
         return {"type": "string", "enum": words(field.enum_type, rules)}
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-        return {"type": "boolean"}
+        return {"type": "boolean", **({"enum": [rules.bool.const]} if rules.bool.HasField("const") else {})}
     if field.cpp_type in _INTEGERS:
         return {"type": "integer", **_limits(rules)}
     if field.cpp_type in _FLOATS:

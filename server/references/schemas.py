@@ -74,7 +74,12 @@ class Writer:
         rule = rules.validation(field)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             value = field.message_type.fields_by_name["value"]
-            return {"type": "object", "additionalProperties": self._one(value, rule.map.values)}
+            free = self._one(value, rule.map.values)
+            known = rules.own_rules(field).known_keys
+            if not known:
+                return {"type": "object", "additionalProperties": free}
+            properties = {key: {**free, "pattern": known[key]} for key in sorted(known)}
+            return {"type": "object", "properties": properties, "additionalProperties": free}
         if field.is_repeated:
             limits = rules.items(rule, rules.own_rules(field).distinct)
             return {"type": "array", "items": self._one(field, rule.repeated.items), **limits}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+import orjson
+
 from server.domain import priority
 from server.domain.times import to_text
 from server.transitions.facts import TaskFacts
@@ -56,6 +58,34 @@ def task_priority_changed(facts: TaskFacts, old: int, new: int) -> str:
         f'{{"exchange":"task-priority-changed","key":"primary.{facts.task_id}._._._.{facts.frame.key_tail}",'
         f'"cc":{facts.frame.cc},"payload":{{"version":1,"status":{facts.status_json()},'
         f'"oldPriority":"{priority.NAMES[old]}","newPriority":"{priority.NAMES[new]}"}}}}'
+    )
+
+
+def artifact_created(
+    facts: TaskFacts,
+    run_id: int,
+    worker_group: str,
+    worker_id: str,
+    *,
+    storage_type: str,
+    name: str,
+    expires: datetime,
+    content_type: str,
+) -> str:
+    """artifactCreated. Its payload has no member `task`."""
+    frame = facts.frame
+    artifact = orjson.dumps(
+        {
+            "storageType": storage_type,
+            "name": name,
+            "expires": to_text(expires),
+            "contentType": content_type,
+        }
+    ).decode()
+    return (
+        f'{{"exchange":"artifact-created","key":"primary.{facts.task_id}.{run_id}.{worker_group}.{worker_id}.'
+        f'{frame.key_tail}","cc":{frame.cc},"payload":{{"version":1,"status":{facts.status_json()},'
+        f'"runId":{run_id},"workerGroup":"{worker_group}","workerId":"{worker_id}","artifact":{artifact}}}}}'
     )
 
 

@@ -113,6 +113,12 @@ def test_the_python_client(root_url: str, flaky_url: str) -> None:
     _all_ok(results, "life", "every_method", "retries", "asynchronous")
 
 
+def test_the_python_client_and_artifacts(root_url: str) -> None:
+    """O-044, O-045, O-047, O-048, O-049, O-050: artifacts of every type with the client's own helpers."""
+    names = "s3 compressed_log object_artifacts other_artifacts helpers wrong_hashes asynchronous".split()
+    _all_ok(_python("artifacts.py", root_url), *names)
+
+
 def test_scriptworker(root_url: str) -> None:
     """compat.md 8: claim, reclaim, report, with its own functions."""
     _all_ok(_python("scriptworker_life.py", root_url), "completed", "failed", "exception")

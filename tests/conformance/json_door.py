@@ -42,6 +42,7 @@ class HttpDoor:
             return await self.beside.call(method, request, credentials)
         url, content = _request_of(rules.http, request)
         headers = {"Content-Type": "application/json"} if rules.http.body or content else {}
+        headers.update({name: "true" for field, name in rules.http.headers if getattr(request, field)})
         if not credentials.anonymous:
             headers["Authorization"] = signature(
                 credentials, rules.http.verb, self.base + url, content, headers.get("Content-Type", "")
@@ -109,8 +110,14 @@ def _response_of(rules: Method, answer: httpx.Response) -> Any:
     assert rules.http is not None
     for name in ("x-for-trace-id", "x-for-request-id", "access-control-allow-origin", "cache-control"):
         assert name in answer.headers, f"{rules.name} answered without {name}"
+    if answer.status_code == 424:
+        raise error_artifact_of(answer)
     if answer.status_code >= 400:
         raise refusal_of(rules, answer)
+    if rules.http.redirect:
+        assert answer.headers["location"] == answer.json()[rules.http.redirect]
+    for header, filler in rules.http.response_headers:
+        assert answer.headers[header] == answer.json()[_json_name(filler)]
     assert answer.status_code == rules.http.success_status
     message = rules.response_class()
     if answer.status_code == 204:
@@ -125,6 +132,21 @@ def _response_of(rules: Method, answer: httpx.Response) -> Any:
     reading.fill(message, reading.parse(text), text, found)
     assert not found, found
     return message
+
+
+def error_artifact_of(answer: httpx.Response) -> Refused:
+    """The answer for an artifact that could not be made, its form checked (Q-166)."""
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    assert answer.headers["x-taskcluster-artifact-storage-type"] == "error"
+    body = answer.json()
+    assert set(body) == {"reason", "message"}
+    text = f"the artifact could not be made: {body['reason']}: {body['message']}"
+    return Refused("ErrorArtifact", text, {"reason": body["reason"]})
+
+
+def _json_name(field: str) -> str:
+    first, *rest = field.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 def refusal_of(rules: Method, answer: httpx.Response) -> Refused:

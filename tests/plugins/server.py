@@ -49,6 +49,8 @@ _INSTANTS = {
     "task_groups": ("expires", "sealed"),
     "task_queues": ("expires", "last_date_active"),
     "workers": ("expires", "quarantine_until", "first_claim", "last_date_active"),
+    "artifacts": ("expires",),
+    "objects": ("expires", "upload_expires"),
 }
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -106,11 +107,12 @@ def definition(now: datetime, **fields: Any) -> TaskDefinition:
 
 
 @pytest.fixture
-def settings(dsn: str) -> Settings:
-    """Small pools on the test's database."""
+def settings(dsn: str, tmp_path: Path) -> Settings:
+    """Small pools on the test's database; artifacts in a folder of the test's own."""
     return Settings(
         database_url=dsn,
         encryption_key=new_key(),
+        artifact_dir=str(tmp_path / "artifacts"),
         root_access_token=slugid.v4() + slugid.v4(),
         hot_pool_size=3,
         cold_pool_size=3,

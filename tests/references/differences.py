@@ -10,6 +10,7 @@ _OLDER = "kept for clients of older releases, which call it"
 _UNCHECKED = "refuses next to nothing: most texts are a regular expression; the pattern is checked"
 
 _ELSEWHERE = "hands out credentials of other services, which a queue's users do not ask it for"
+_IN_PLACE = "holds definitions of parts, which are spelled out where they are used"
 _SEED = "of the first release, kept for its clients"
 
 DELIBERATE = {
@@ -58,5 +59,12 @@ DELIBERATE = {
         "a link to a name that no artifact can have is refused at once"
     ),
     "/schemas/queue/v1/task-metadata.json/properties/source/anyOf": _UNCHECKED,
+    "/schemas/object/v1/download-method-*.json": _IN_PLACE,
+    "/schemas/object/v1/hashes.json": _IN_PLACE,
+    "/schemas/object/v1/upload-method-*.json": _IN_PLACE,
+    "/schemas/object/v1/*/hashes/additionalProperties": "all values are texts, as all known callers send",
+    "/schemas/object/v1/create-upload-response.json/properties/uploadMethod/m??Properties": (
+        "that one method at most is chosen is said in words"
+    ),
     "/schemas/queue/v1/*/metadata/properties/source/anyOf": _UNCHECKED,
 }

@@ -375,22 +375,26 @@ class GetArtifactRequest(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    SKIP_CDN_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     run_id: _builtins.int
     """The run's index in the task."""
     name: _builtins.str
     """The artifact's name."""
+    skip_cdn: _builtins.bool
+    """Leave out the content delivery network in front of public artifacts."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         run_id: _builtins.int = ...,
         name: _builtins.str = ...,
+        skip_cdn: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "run_id", b"run_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "run_id", b"run_id", "skip_cdn", b"skip_cdn", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -430,19 +434,23 @@ class GetLatestArtifactRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    SKIP_CDN_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     name: _builtins.str
     """The artifact's name."""
+    skip_cdn: _builtins.bool
+    """Leave out the content delivery network in front of public artifacts."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         name: _builtins.str = ...,
+        skip_cdn: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "skip_cdn", b"skip_cdn", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -864,3 +872,331 @@ class GetLatestArtifactContentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetLatestArtifactContentResponse: _TypeAlias = GetLatestArtifactContentResponse  # noqa: Y015
+
+@_typing.final
+class UploadArtifactRequest(_message.Message):
+    """One message of an upload: first `open`, then `chunk`s, then `finish`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """A piece of its content, at most 4 MiB."""
+    @_builtins.property
+    def open(self) -> Global___UploadArtifactOpen:
+        """Which artifact it is."""
+
+    @_builtins.property
+    def finish(self) -> Global___UploadArtifactFinish:
+        """There is no more."""
+
+    def __init__(
+        self,
+        *,
+        open: Global___UploadArtifactOpen | None = ...,
+        chunk: _builtins.bytes = ...,
+        finish: Global___UploadArtifactFinish | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "finish", b"finish", "message", b"message", "open", b"open"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "finish", b"finish", "message", b"message", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "chunk", "finish"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___UploadArtifactRequest: _TypeAlias = UploadArtifactRequest  # noqa: Y015
+
+@_typing.final
+class UploadArtifactOpen(_message.Message):
+    """Begins an upload, or goes on with one that broke off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_ENCODING_FIELD_NUMBER: _builtins.int
+    CONTENT_LENGTH_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task."""
+    run_id: _builtins.int
+    """The run's index in the task."""
+    name: _builtins.str
+    """The artifact's name."""
+    content_type: _builtins.str
+    """MIME type."""
+    content_encoding: _builtins.str
+    """`gzip` where the content is compressed; what downloads it is told."""
+    content_length: _builtins.int
+    """Size of the content in bytes, where it is known; another one is refused."""
+    offset: _builtins.int
+    """Where the first chunk belongs: 0, or what GetArtifactUpload said of the upload that broke off."""
+    @_builtins.property
+    def expires(self) -> _timestamp_pb2.Timestamp:
+        """When it may be forgotten; not after the task."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        run_id: _builtins.int = ...,
+        name: _builtins.str = ...,
+        expires: _timestamp_pb2.Timestamp | None = ...,
+        content_type: _builtins.str = ...,
+        content_encoding: _builtins.str = ...,
+        content_length: _builtins.int | None = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content_length", b"_content_length", "content_length", b"content_length", "expires", b"expires"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_length", b"_content_length", "content_encoding", b"content_encoding", "content_length", b"content_length", "content_type", b"content_type", "expires", b"expires", "name", b"name", "offset", b"offset", "run_id", b"run_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__content_length: _TypeAlias = _typing.Literal["content_length"]  # noqa: Y015
+    _WhichOneofArgType__content_length: _TypeAlias = _typing.Literal["_content_length", b"_content_length"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__content_length) -> _WhichOneofReturnType__content_length | None: ...
+
+Global___UploadArtifactOpen: _TypeAlias = UploadArtifactOpen  # noqa: Y015
+
+@_typing.final
+class UploadArtifactFinish(_message.Message):
+    """Ends an upload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """SHA-256 of the whole content as it was sent, in lower-case hexadecimal digits; content with another
+    one is refused and forgotten.
+    """
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadArtifactFinish: _TypeAlias = UploadArtifactFinish  # noqa: Y015
+
+@_typing.final
+class UploadArtifactResponse(_message.Message):
+    """The artifact is stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_LENGTH_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    content_length: _builtins.int
+    """Its size in bytes."""
+    sha256: _builtins.str
+    """Its SHA-256."""
+    def __init__(
+        self,
+        *,
+        content_length: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_length", b"content_length", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadArtifactResponse: _TypeAlias = UploadArtifactResponse  # noqa: Y015
+
+@_typing.final
+class GetArtifactUploadRequest(_message.Message):
+    """Asks how much of an upload that broke off has arrived."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task."""
+    run_id: _builtins.int
+    """The run's index in the task."""
+    name: _builtins.str
+    """The artifact's name."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        run_id: _builtins.int = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "run_id", b"run_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetArtifactUploadRequest: _TypeAlias = GetArtifactUploadRequest  # noqa: Y015
+
+@_typing.final
+class GetArtifactUploadResponse(_message.Message):
+    """How much has arrived."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    received: _builtins.int
+    """Bytes that need not be sent again; 0 when there is nothing to go on with."""
+    def __init__(
+        self,
+        *,
+        received: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["received", b"received"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetArtifactUploadResponse: _TypeAlias = GetArtifactUploadResponse  # noqa: Y015
+
+@_typing.final
+class DownloadArtifactRequest(_message.Message):
+    """Asks for an artifact's content, links followed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task."""
+    run_id: _builtins.int
+    """The run's index in the task; absent: the last run."""
+    name: _builtins.str
+    """The artifact's name."""
+    offset: _builtins.int
+    """Where to begin, for a download that broke off."""
+    etag: _builtins.str
+    """The `etag` of the download that broke off: content that has changed since is refused."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        run_id: _builtins.int | None = ...,
+        name: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_run_id", b"_run_id", "run_id", b"run_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_run_id", b"_run_id", "etag", b"etag", "name", b"name", "offset", b"offset", "run_id", b"run_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__run_id: _TypeAlias = _typing.Literal["run_id"]  # noqa: Y015
+    _WhichOneofArgType__run_id: _TypeAlias = _typing.Literal["_run_id", b"_run_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_id) -> _WhichOneofReturnType__run_id | None: ...
+
+Global___DownloadArtifactRequest: _TypeAlias = DownloadArtifactRequest  # noqa: Y015
+
+@_typing.final
+class DownloadArtifactResponse(_message.Message):
+    """One message of a download: first `head`, then `chunk`s, then `end`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """A piece of the content."""
+    @_builtins.property
+    def head(self) -> Global___DownloadArtifactHead:
+        """What comes."""
+
+    @_builtins.property
+    def end(self) -> Global___DownloadArtifactEnd:
+        """That was all."""
+
+    def __init__(
+        self,
+        *,
+        head: Global___DownloadArtifactHead | None = ...,
+        chunk: _builtins.bytes = ...,
+        end: Global___DownloadArtifactEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "head", b"head", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "head", b"head", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["head", "chunk", "end"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___DownloadArtifactResponse: _TypeAlias = DownloadArtifactResponse  # noqa: Y015
+
+@_typing.final
+class DownloadArtifactHead(_message.Message):
+    """What a download brings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORAGE_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_ENCODING_FIELD_NUMBER: _builtins.int
+    CONTENT_LENGTH_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    storage_type: Global___StorageType.ValueType
+    """Type of the artifact, links followed."""
+    content_type: _builtins.str
+    """MIME type."""
+    content_encoding: _builtins.str
+    """`gzip` where the content is compressed; empty where it is not."""
+    content_length: _builtins.int
+    """Size of the whole content in bytes."""
+    etag: _builtins.str
+    """Names this content: what replaces it has another one."""
+    def __init__(
+        self,
+        *,
+        storage_type: Global___StorageType.ValueType = ...,
+        content_type: _builtins.str = ...,
+        content_encoding: _builtins.str = ...,
+        content_length: _builtins.int = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encoding", b"content_encoding", "content_length", b"content_length", "content_type", b"content_type", "etag", b"etag", "storage_type", b"storage_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadArtifactHead: _TypeAlias = DownloadArtifactHead  # noqa: Y015
+
+@_typing.final
+class DownloadArtifactEnd(_message.Message):
+    """The end of a download."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """SHA-256 of the bytes that this call brought, in lower-case hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadArtifactEnd: _TypeAlias = DownloadArtifactEnd  # noqa: Y015

@@ -52,6 +52,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A part the call needs is away for the moment; try again."""
     ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 14
     """The events behind a cursor have been deleted; start anew."""
+    ERROR_REASON_ERROR_ARTIFACT: _ErrorReason.ValueType  # 15
+    """The artifact is an error: it could not be made."""
+    ERROR_REASON_NO_MATCHING_BACKEND: _ErrorReason.ValueType  # 16
+    """No store is configured for objects of this name and project."""
+    ERROR_REASON_NO_MATCHING_METHOD: _ErrorReason.ValueType  # 17
+    """The object cannot be had by any of the ways proposed."""
+    ERROR_REASON_OUT_OF_SPACE: _ErrorReason.ValueType  # 18
+    """The artifact store is full."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Carried as `google.rpc.ErrorInfo.reason` (domain `tcqueue`) without the prefix, and, in its
@@ -88,4 +96,12 @@ ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 13
 """A part the call needs is away for the moment; try again."""
 ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 14
 """The events behind a cursor have been deleted; start anew."""
+ERROR_REASON_ERROR_ARTIFACT: ErrorReason.ValueType  # 15
+"""The artifact is an error: it could not be made."""
+ERROR_REASON_NO_MATCHING_BACKEND: ErrorReason.ValueType  # 16
+"""No store is configured for objects of this name and project."""
+ERROR_REASON_NO_MATCHING_METHOD: ErrorReason.ValueType  # 17
+"""The object cannot be had by any of the ways proposed."""
+ERROR_REASON_OUT_OF_SPACE: ErrorReason.ValueType  # 18
+"""The artifact store is full."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

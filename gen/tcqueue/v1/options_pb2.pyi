@@ -289,6 +289,26 @@ class MethodRules(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ResponseHeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     CATEGORY_FIELD_NUMBER: _builtins.int
@@ -297,6 +317,8 @@ class MethodRules(_message.Message):
     SUCCESS_STATUS_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
     UNCHECKED_BODY_FIELD_NUMBER: _builtins.int
+    REDIRECT_FIELD_NUMBER: _builtins.int
+    RESPONSE_HEADERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the reference, for instance `createTask`. Empty: gRPC only."""
     title: _builtins.str
@@ -307,6 +329,8 @@ class MethodRules(_message.Message):
     """How firm its shape is."""
     success_status: _builtins.int
     """HTTP status of success; 0 stands for 200."""
+    redirect: _builtins.str
+    """Response field whose value the answer redirects to, in its `Location`."""
     @_builtins.property
     def scopes(self) -> Global___ScopeExpression:
         """What the caller must hold. Absent: the method is public and looks at no credentials."""
@@ -321,6 +345,10 @@ class MethodRules(_message.Message):
         are looked for and nothing else of that body is checked.
         """
 
+    @_builtins.property
+    def response_headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Further headers of the answer: header name to response field."""
+
     def __init__(
         self,
         *,
@@ -332,10 +360,12 @@ class MethodRules(_message.Message):
         success_status: _builtins.int = ...,
         query: _abc.Iterable[_builtins.str] | None = ...,
         unchecked_body: _abc.Iterable[_builtins.str] | None = ...,
+        redirect: _builtins.str = ...,
+        response_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scopes", b"scopes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "name", b"name", "query", b"query", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "name", b"name", "query", b"query", "redirect", b"redirect", "response_headers", b"response_headers", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -347,6 +377,26 @@ class FieldRules(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class KnownKeysEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RAW_JSON_FIELD_NUMBER: _builtins.int
     ADDITIVE_FIELD_NUMBER: _builtins.int
     OMIT_EMPTY_FIELD_NUMBER: _builtins.int
@@ -355,6 +405,8 @@ class FieldRules(_message.Message):
     SENT_FIELD_NUMBER: _builtins.int
     DISTINCT_FIELD_NUMBER: _builtins.int
     MULTIPLE_WORDS_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    KNOWN_KEYS_FIELD_NUMBER: _builtins.int
     raw_json: _builtins.bool
     """The string holds JSON text that is spliced in as a value, digit for digit."""
     additive: _builtins.bool
@@ -371,6 +423,14 @@ class FieldRules(_message.Message):
     """No two items of the list are equal."""
     multiple_words: _builtins.bool
     """A word of a routing key that may hold several words with dots between."""
+    header: _builtins.str
+    """The header that carries the field over HTTP, for instance `x-taskcluster-skip-cdn`; a flag is set by
+    `true` and `1`, whatever their case.
+    """
+    @_builtins.property
+    def known_keys(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Of a map from texts to texts: keys whose values must match a pattern; other keys are free."""
+
     def __init__(
         self,
         *,
@@ -382,10 +442,12 @@ class FieldRules(_message.Message):
         sent: _builtins.bool = ...,
         distinct: _builtins.bool = ...,
         multiple_words: _builtins.bool = ...,
+        header: _builtins.str = ...,
+        known_keys: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additive", b"additive", "default_json", b"default_json", "distinct", b"distinct", "multiple_words", b"multiple_words", "omit_empty", b"omit_empty", "raw_json", b"raw_json", "sent", b"sent", "unwrap", b"unwrap"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additive", b"additive", "default_json", b"default_json", "distinct", b"distinct", "header", b"header", "known_keys", b"known_keys", "multiple_words", b"multiple_words", "omit_empty", b"omit_empty", "raw_json", b"raw_json", "sent", b"sent", "unwrap", b"unwrap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

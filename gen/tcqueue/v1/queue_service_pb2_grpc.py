@@ -239,6 +239,21 @@ class QueueStub:
                 request_serializer=tcqueue_dot_v1_dot_artifact__pb2.GetLatestArtifactContentRequest.SerializeToString,
                 response_deserializer=tcqueue_dot_v1_dot_artifact__pb2.GetLatestArtifactContentResponse.FromString,
                 _registered_method=True)
+        self.UploadArtifact = channel.stream_unary(
+                '/tcqueue.v1.Queue/UploadArtifact',
+                request_serializer=tcqueue_dot_v1_dot_artifact__pb2.UploadArtifactRequest.SerializeToString,
+                response_deserializer=tcqueue_dot_v1_dot_artifact__pb2.UploadArtifactResponse.FromString,
+                _registered_method=True)
+        self.GetArtifactUpload = channel.unary_unary(
+                '/tcqueue.v1.Queue/GetArtifactUpload',
+                request_serializer=tcqueue_dot_v1_dot_artifact__pb2.GetArtifactUploadRequest.SerializeToString,
+                response_deserializer=tcqueue_dot_v1_dot_artifact__pb2.GetArtifactUploadResponse.FromString,
+                _registered_method=True)
+        self.DownloadArtifact = channel.unary_stream(
+                '/tcqueue.v1.Queue/DownloadArtifact',
+                request_serializer=tcqueue_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.SerializeToString,
+                response_deserializer=tcqueue_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.FromString,
+                _registered_method=True)
         self.ListProvisioners = channel.unary_unary(
                 '/tcqueue.v1.Queue/ListProvisioners',
                 request_serializer=tcqueue_dot_v1_dot_task__queue__pb2.ListProvisionersRequest.SerializeToString,
@@ -645,6 +660,32 @@ class QueueServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadArtifact(self, request_iterator, context):
+        """Creates an artifact of type `s3` and takes its content on the same call, for workers without an HTTP
+        client. What CreateArtifact refuses is refused here. Content arrives whole or not at all; an upload
+        that broke off can go on where GetArtifactUpload says. FAILED_PRECONDITION, with nothing changed,
+        when the content has another length or SHA-256 than was said.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetArtifactUpload(self, request, context):
+        """Says where an upload that broke off can go on. Only the machine that took its beginning knows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadArtifact(self, request, context):
+        """Brings the content of an artifact of type `s3` or `object`, links followed, from any offset.
+        FAILED_PRECONDITION for a reference, whose content is elsewhere (its URL is in the details), and for
+        an error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListProvisioners(self, request, context):
         """Lists provisioners, derived from the live task queues.
         """
@@ -968,6 +1009,21 @@ def add_QueueServicer_to_server(servicer, server):
                     servicer.GetLatestArtifactContent,
                     request_deserializer=tcqueue_dot_v1_dot_artifact__pb2.GetLatestArtifactContentRequest.FromString,
                     response_serializer=tcqueue_dot_v1_dot_artifact__pb2.GetLatestArtifactContentResponse.SerializeToString,
+            ),
+            'UploadArtifact': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadArtifact,
+                    request_deserializer=tcqueue_dot_v1_dot_artifact__pb2.UploadArtifactRequest.FromString,
+                    response_serializer=tcqueue_dot_v1_dot_artifact__pb2.UploadArtifactResponse.SerializeToString,
+            ),
+            'GetArtifactUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetArtifactUpload,
+                    request_deserializer=tcqueue_dot_v1_dot_artifact__pb2.GetArtifactUploadRequest.FromString,
+                    response_serializer=tcqueue_dot_v1_dot_artifact__pb2.GetArtifactUploadResponse.SerializeToString,
+            ),
+            'DownloadArtifact': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadArtifact,
+                    request_deserializer=tcqueue_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.FromString,
+                    response_serializer=tcqueue_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.SerializeToString,
             ),
             'ListProvisioners': grpc.unary_unary_rpc_method_handler(
                     servicer.ListProvisioners,
@@ -2077,6 +2133,87 @@ class Queue:
             '/tcqueue.v1.Queue/GetLatestArtifactContent',
             tcqueue_dot_v1_dot_artifact__pb2.GetLatestArtifactContentRequest.SerializeToString,
             tcqueue_dot_v1_dot_artifact__pb2.GetLatestArtifactContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadArtifact(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/tcqueue.v1.Queue/UploadArtifact',
+            tcqueue_dot_v1_dot_artifact__pb2.UploadArtifactRequest.SerializeToString,
+            tcqueue_dot_v1_dot_artifact__pb2.UploadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetArtifactUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tcqueue.v1.Queue/GetArtifactUpload',
+            tcqueue_dot_v1_dot_artifact__pb2.GetArtifactUploadRequest.SerializeToString,
+            tcqueue_dot_v1_dot_artifact__pb2.GetArtifactUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tcqueue.v1.Queue/DownloadArtifact',
+            tcqueue_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.SerializeToString,
+            tcqueue_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -188,6 +188,19 @@ class QueueStub:
     """Says how to read an artifact's content."""
     GetLatestArtifactContent: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.GetLatestArtifactContentRequest, _artifact_pb2.GetLatestArtifactContentResponse]
     """Says how to read the content of an artifact of the last run."""
+    UploadArtifact: _grpc.StreamUnaryMultiCallable[_artifact_pb2.UploadArtifactRequest, _artifact_pb2.UploadArtifactResponse]
+    """Creates an artifact of type `s3` and takes its content on the same call, for workers without an HTTP
+    client. What CreateArtifact refuses is refused here. Content arrives whole or not at all; an upload
+    that broke off can go on where GetArtifactUpload says. FAILED_PRECONDITION, with nothing changed,
+    when the content has another length or SHA-256 than was said.
+    """
+    GetArtifactUpload: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.GetArtifactUploadRequest, _artifact_pb2.GetArtifactUploadResponse]
+    """Says where an upload that broke off can go on. Only the machine that took its beginning knows."""
+    DownloadArtifact: _grpc.UnaryStreamMultiCallable[_artifact_pb2.DownloadArtifactRequest, _artifact_pb2.DownloadArtifactResponse]
+    """Brings the content of an artifact of type `s3` or `object`, links followed, from any offset.
+    FAILED_PRECONDITION for a reference, whose content is elsewhere (its URL is in the details), and for
+    an error.
+    """
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
     def ListProvisioners(self) -> _grpc.UnaryUnaryMultiCallable[_task_queue_pb2.ListProvisionersRequest, _task_queue_pb2.ListProvisionersResponse]:
@@ -398,6 +411,19 @@ class QueueAsyncStub(QueueStub):
     """Says how to read an artifact's content."""
     GetLatestArtifactContent: _aio.UnaryUnaryMultiCallable[_artifact_pb2.GetLatestArtifactContentRequest, _artifact_pb2.GetLatestArtifactContentResponse]  # type: ignore[assignment]
     """Says how to read the content of an artifact of the last run."""
+    UploadArtifact: _aio.StreamUnaryMultiCallable[_artifact_pb2.UploadArtifactRequest, _artifact_pb2.UploadArtifactResponse]  # type: ignore[assignment]
+    """Creates an artifact of type `s3` and takes its content on the same call, for workers without an HTTP
+    client. What CreateArtifact refuses is refused here. Content arrives whole or not at all; an upload
+    that broke off can go on where GetArtifactUpload says. FAILED_PRECONDITION, with nothing changed,
+    when the content has another length or SHA-256 than was said.
+    """
+    GetArtifactUpload: _aio.UnaryUnaryMultiCallable[_artifact_pb2.GetArtifactUploadRequest, _artifact_pb2.GetArtifactUploadResponse]  # type: ignore[assignment]
+    """Says where an upload that broke off can go on. Only the machine that took its beginning knows."""
+    DownloadArtifact: _aio.UnaryStreamMultiCallable[_artifact_pb2.DownloadArtifactRequest, _artifact_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
+    """Brings the content of an artifact of type `s3` or `object`, links followed, from any offset.
+    FAILED_PRECONDITION for a reference, whose content is elsewhere (its URL is in the details), and for
+    an error.
+    """
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
     def ListProvisioners(self) -> _aio.UnaryUnaryMultiCallable[_task_queue_pb2.ListProvisionersRequest, _task_queue_pb2.ListProvisionersResponse]:  # type: ignore[override]
@@ -826,6 +852,37 @@ class QueueServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_artifact_pb2.GetLatestArtifactContentResponse, _abc.Awaitable[_artifact_pb2.GetLatestArtifactContentResponse]]:
         """Says how to read the content of an artifact of the last run."""
+
+    @_abc_1.abstractmethod
+    def UploadArtifact(
+        self,
+        request_iterator: _MaybeAsyncIterator[_artifact_pb2.UploadArtifactRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifact_pb2.UploadArtifactResponse, _abc.Awaitable[_artifact_pb2.UploadArtifactResponse]]:
+        """Creates an artifact of type `s3` and takes its content on the same call, for workers without an HTTP
+        client. What CreateArtifact refuses is refused here. Content arrives whole or not at all; an upload
+        that broke off can go on where GetArtifactUpload says. FAILED_PRECONDITION, with nothing changed,
+        when the content has another length or SHA-256 than was said.
+        """
+
+    @_abc_1.abstractmethod
+    def GetArtifactUpload(
+        self,
+        request: _artifact_pb2.GetArtifactUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifact_pb2.GetArtifactUploadResponse, _abc.Awaitable[_artifact_pb2.GetArtifactUploadResponse]]:
+        """Says where an upload that broke off can go on. Only the machine that took its beginning knows."""
+
+    @_abc_1.abstractmethod
+    def DownloadArtifact(
+        self,
+        request: _artifact_pb2.DownloadArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_artifact_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_artifact_pb2.DownloadArtifactResponse]]:
+        """Brings the content of an artifact of type `s3` or `object`, links followed, from any offset.
+        FAILED_PRECONDITION for a reference, whose content is elsewhere (its URL is in the details), and for
+        an error.
+        """
 
     @_deprecated("""Lists provisioners, derived from the live task queues.""")
     @_abc_1.abstractmethod
