@@ -10,24 +10,18 @@ ITEMS = range(1, 243)
 TRAPS = range(1, 63)
 
 LEGACY = "the 2014 API, mounted beside the modern one"
-ARTIFACTS = "artifacts"
 BROKER = "the relay to a broker, and what comes from one"
 
 #: What belongs to an issue of its own, and why it cannot be asked through gRPC now.
 LATER: dict[int, str] = {
     147: f"{BROKER}: worker-manager's messages",
-    **dict.fromkeys([154, *range(156, 187)], ARTIFACTS),
     **dict.fromkeys(range(217, 225), LEGACY),
     235: f"{BROKER}: worker-manager's messages",
-    240: f"{ARTIFACTS}: the object service",
-    241: f"{ARTIFACTS}: credentials for the object service",
+    **dict.fromkeys((240, 241), "another deployment's object service: to be ticked"),
 }
 
 #: The same for the traps of section 9.
-LATER_TRAPS: dict[int, str] = {
-    **dict.fromkeys([3, 4, 5, *range(49, 57)], ARTIFACTS),
-    6: f"{ARTIFACTS}: answers that redirect",
-}
+LATER_TRAPS: dict[int, str] = {}
 
 
 def ticked(letter: str) -> set[int]:

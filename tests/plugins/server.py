@@ -290,6 +290,8 @@ async def queue(
     process = await app.start(server_settings)
     try:
         async with DOORS[door_kind](process.services) as door:
+            # Without an HTTP door there is nothing behind URLs, and yet they are given out.
+            process.services.root_url.listening("http://localhost:1")
             server = Queue(door, process.services, app.loops(process.services))
             yield server
             await server.published()
