@@ -79,7 +79,8 @@ class Executor:
         folder = self._folder(run)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            (folder / "work").mkdir(parents=True, exist_ok=True)
+            for part in ("work", "tmp"):
+                (folder / part).mkdir(parents=True, exist_ok=True)
             log = file.open("wb", buffering=0)
         except OSError as e:
             print(f"cannot prepare {run.task_id}/{run.run_id}: {e}", file=sys.stderr)
@@ -171,6 +172,8 @@ class Executor:
         credentials = run.credentials
         return {
             **self._base,
+            # What a command that is killed leaves there goes with the run's folder.
+            "TMPDIR": str(folder.resolve() / "tmp"),
             **job.env,
             "TASK_ID": run.task_id,
             "RUN_ID": str(run.run_id),

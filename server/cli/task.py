@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from server.cli.base import CONTEXT, CommandError, Group, json_option, print_json, print_json_line
-from server.cli.calls import Queue, with_queue
+from server.cli.calls import Queue, address_option, connection_from_env, with_queue
 from server.cli.definitions import define, definition_options
 from server.cli.shown import (
     PRIORITIES,
@@ -226,29 +226,26 @@ def _changed(status: TaskStatus, as_json: bool) -> None:
 \b
 Examples:
   tcqueue task log dSlITZ4yQgmvxxAi4A8fHQ
+  tcqueue task log --follow dSlITZ4yQgmvxxAi4A8fHQ
   tcqueue task log dSlITZ4yQgmvxxAi4A8fHQ --run 0
 """
 )
 @click.argument("task_id")
 @click.option("--run", "run_id", type=click.IntRange(min=0), help="Which run. [default: the last with a log]")
+@click.option("-f", "--follow", is_flag=True, help="Wait for the run, and print its log as it grows.")
 @click.option(
     "--log-dir",
     envvar="TCQUEUE_CLIENT_LOG_DIR",
-    default="data/logs",
-    show_default=True,
-    help="Where workers of this machine keep logs (TCQUEUE_CLIENT_LOG_DIR).",
+    help="Read what a worker of this machine left in its log folder, and ask no queue.",
 )
-def log(task_id: str, run_id: int | None, log_dir: str) -> None:
-    """Print the log of a run that a worker on this machine made."""
+@address_option
+def log(task_id: str, run_id: int | None, follow: bool, log_dir: str | None, address: str | None) -> None:
+    """Print the log of a run."""
+    from server.cli import task_logs  # what it needs takes its time to load
+
     if not slugid.is_slugid(task_id):
         raise CommandError(f"{task_id} is no task id")
-    folder = Path(log_dir) / task_id
-    runs = sorted(int(file.stem) for file in folder.glob("*.log") if file.stem.isdigit())
-    if not runs:
-        raise CommandError(
-            f"there is no log of {task_id} under {log_dir}", "say where the worker's logs are with --log-dir"
-        )
-    chosen = runs[-1] if run_id is None else run_id
-    if chosen not in runs:
-        raise CommandError(f"there is no log of run {chosen}; there are runs {', '.join(map(str, runs))}")
-    sys.stdout.buffer.write((folder / f"{chosen}.log").read_bytes())
+    if log_dir is not None:
+        sys.stdout.buffer.write(task_logs.local(task_id, run_id, Path(log_dir)))
+        return
+    task_logs.show(connection_from_env(address), task_id, run_id, follow=follow)

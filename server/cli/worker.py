@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import click
 from server.cli.base import CONTEXT, DURATION, moment, print_json_line, span
 from server.cli.calls import Connection, connection_from_env
 from server.cli.executor import Executor, Places
+from server.cli.live_logs import LogPublisher, LogServer
 from server.client.channel import open_aio_channel
 from server.client.errors import CallError, Failure
 from server.client.held_runs import HeldRun
@@ -53,6 +55,10 @@ malformed-payload, and SIGTERM hands back what runs as worker-shutdown, to be re
 A command finds TASK_ID, RUN_ID and the task's own credentials (TASKCLUSTER_CLIENT_ID,
 TASKCLUSTER_ACCESS_TOKEN, TASKCLUSTER_CERTIFICATE) in its environment, and the latest ones in
 the file TCQUEUE_CLIENT_CREDENTIALS_FILE, which `tcqueue` itself reads too.
+
+
+Logs are artifacts: public/logs/live.log leads to the log while it grows, and to
+public/logs/live_backing.log afterwards. `tcqueue task log --follow TASK` shows them.
 """,
 )
 @click.argument("task_queue_id", metavar="QUEUE")
@@ -70,6 +76,17 @@ the file TCQUEUE_CLIENT_CREDENTIALS_FILE, which `tcqueue` itself reads too.
     "--work-dir", default="data/work", show_default=True, help="Where each run gets a folder of its own."
 )
 @click.option("--keep", is_flag=True, help="Leave the folders of finished runs.")
+@click.option(
+    "--live-log",
+    "live_log",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where running tasks' logs are served, for artifacts to lead there; `off` publishes no logs.",
+)
+@click.option(
+    "--live-log-url", default="", help="What others know that address by. [default: http://HOST:PORT]"
+)
 @click.option("--show-logs", is_flag=True, help="Print what commands print, with the task's name before it.")
 @click.option("--drain", is_flag=True, help="On SIGTERM, finish what runs, however long that takes.")
 @click.option(
@@ -88,6 +105,8 @@ def worker(
     log_dir: str,
     work_dir: str,
     keep: bool,
+    live_log: str,
+    live_log_url: str,
     show_logs: bool,
     drain: bool,
     grace: float,
@@ -118,7 +137,8 @@ def worker(
     name = f"{identity.worker_group}/{identity.worker_id}"
     reporter.say("waiting", f"{task_queue_id} as {name}", taskQueueId=task_queue_id, worker=name, slots=slots)
     try:
-        asyncio.run(_work(connection, identity, executor.execute, reporter, slots, None if drain else grace))
+        logs = None if live_log == "off" else LogServer(live_log, live_log_url)
+        asyncio.run(_work(connection, identity, executor, logs, reporter, slots, None if drain else grace))
     finally:
         if not keep:
             shutil.rmtree(places.work_dir, ignore_errors=True)
@@ -128,13 +148,20 @@ def worker(
 async def _work(
     connection: Connection,
     identity: WorkerId,
-    execute: Execute,
+    executor: Executor,
+    logs: LogServer | None,
     reporter: Reporter,
     slots: int,
     grace_s: float | None,
 ) -> None:
-    """Works until told to stop; `grace_s` of None finishes what runs."""
-    async with open_aio_channel(connection.address, connection.tls) as channel:
+    """Works until told to stop; `grace_s` of None finishes what runs. `logs` of None publishes none."""
+    async with AsyncExitStack() as stack:
+        channel = await stack.enter_async_context(open_aio_channel(connection.address, connection.tls))
+        execute: Execute = executor.execute
+        if logs is not None:
+            await logs.open()
+            stack.push_async_callback(logs.close)
+            execute = LogPublisher(logs, channel, executor.execute, executor.log_file).execute
         stream_worker = StreamWorker(
             channel, connection.credentials, identity, execute, reporter, slots=slots
         )

@@ -73,7 +73,7 @@ async def test_head(queue: Queue, client: httpx.AsyncClient) -> None:
 
 
 async def test_errors(queue: Queue, client: httpx.AsyncClient) -> None:
-    """Q-166 Q-220: 424, a body of two members, and the header; an object that is gone has it, too."""
+    """Q-166: 424, a body of two members, and the header; an object that is gone has it, too."""
     run = await begun(queue)
     await run.create("error")
     made = await run.create("object", "object")

@@ -393,10 +393,11 @@ def test_logs_of_this_machine_are_shown(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for run, text in enumerate(["first\n", "second\n"]):
         (folder / f"{run}.log").write_text(text)
-    assert invoke("task", "log", task_id).stdout == "second\n"
-    assert invoke("task", "log", task_id, "--run", "0").stdout == "first\n"
-    assert "there are runs 0, 1" in invoke("task", "log", task_id, "--run", "7").stderr
-    assert "there is no log" in invoke("task", "log", slugid.nice()).stderr
+    here = ("--log-dir", "data/logs")
+    assert invoke("task", "log", task_id, *here).stdout == "second\n"
+    assert invoke("task", "log", task_id, "--run", "0", *here).stdout == "first\n"
+    assert "there are runs 0, 1" in invoke("task", "log", task_id, "--run", "7", *here).stderr
+    assert "there is no log" in invoke("task", "log", slugid.nice(), *here).stderr
     assert "is no task id" in invoke("task", "log", "../../etc/passwd").stderr
 
 
