@@ -121,7 +121,7 @@ def test_the_python_client_and_artifacts(root_url: str) -> None:
 
 def test_scriptworker(root_url: str) -> None:
     """compat.md 8: claim, reclaim, report, with its own functions."""
-    _all_ok(_python("scriptworker_life.py", root_url), "completed", "failed", "exception")
+    _all_ok(_python("scriptworker_life.py", root_url), "artifacts", "completed", "failed", "exception")
 
 
 def test_taskgraph(root_url: str) -> None:
@@ -130,12 +130,12 @@ def test_taskgraph(root_url: str) -> None:
 
 
 def test_the_node_client(root_url: str) -> None:
-    """A-033: npm taskcluster-client."""
+    """A-033, O-046: npm taskcluster-client, artifacts and objects included."""
     _need(NODE / "node_modules/taskcluster-client/package.json")
     node = shutil.which("node")
     assert node is not None
     results = _run([node, str(SCRIPTS / "node_client.mjs")], root_url, CLIENTS_NODE_DIR=str(NODE))
-    _all_ok(results, "life", "testers")
+    _all_ok(results, "life", "testers", "artifacts", "objects")
 
 
 def _curl(*arguments: str) -> str:

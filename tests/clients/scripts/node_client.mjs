@@ -1,5 +1,7 @@
 // npm taskcluster-client: a task's life, temporary credentials, signed URLs, the test endpoints.
+import { randomBytes } from 'node:crypto';
 import { createRequire } from 'node:module';
+import { Readable, Writable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
 
 const require = createRequire(`${process.env.CLIENTS_NODE_DIR}/`);
@@ -33,6 +35,22 @@ const definition = queueId => ({
   payload: { n: 3600, deep: { er: [1.5, null, 'é'] } },
   metadata: { name: 'n', description: 'd', owner: 'o@example.com', source: 'https://example.com/' },
 });
+
+// What downloads are written to.
+class Sink {
+  begin() {
+    this.chunks = [];
+    return new Writable({
+      write: (chunk, _, done) => {
+        this.chunks.push(chunk);
+        done();
+      },
+    });
+  }
+  data() {
+    return Buffer.concat(this.chunks);
+  }
+}
 
 const checks = {
   async life() {
@@ -85,6 +103,56 @@ const checks = {
     const answer = await tester.testAuthenticate({ clientScopes: ['test:*'], requiredScopes: ['test:a'] });
     assert(answer.clientId === 'tester' && answer.scopes.join() === 'assume:anonymous,test:*');
     assert((await tester.testAuthenticateGet()).clientId === 'tester');
+  },
+  async objects() { // O-046
+    const object = new taskcluster.Object({ rootUrl, credentials });
+    for (const size of [12, 10 * 1024]) {
+      const data = randomBytes(size);
+      const name = `js/${taskcluster.slugid()}`;
+      await taskcluster.upload({
+        projectId: 'none',
+        name,
+        contentType: 'application/x',
+        contentLength: data.length,
+        expires: taskcluster.fromNowJSON('1 hour'),
+        object,
+        streamFactory: async () => Readable.from([data]),
+      });
+      const sink = new Sink();
+      const contentType = await taskcluster.download({ name, object, streamFactory: async () => sink.begin() });
+      assert(sink.data().equals(data) && contentType === 'application/x', contentType);
+    }
+  },
+  async artifacts() {
+    const taskId = taskcluster.slugid();
+    await queue.createTask(taskId, definition('js/artifacts'));
+    const { tasks: [claim] } = await queue.claimWork('js/artifacts', worker);
+    const own = new taskcluster.Queue({ rootUrl, credentials: claim.credentials });
+    const expires = taskcluster.fromNowJSON('2 hours');
+    const made = await own.createArtifact(taskId, 0, 'private/a b', {
+      storageType: 's3', contentType: 'text/x', expires,
+    });
+    const put = await fetch(made.putUrl, { method: 'PUT', body: 'hello', headers: { 'Content-Type': 'text/x' } });
+    assert(put.ok, String(put.status));
+    const sink = new Sink();
+    const contentType = await taskcluster.downloadArtifact({
+      taskId, name: 'private/a b', queue, streamFactory: async () => sink.begin(),
+    });
+    assert(sink.data().toString() === 'hello' && contentType === 'text/x', contentType);
+    const fetched = await fetch(queue.buildSignedUrl(queue.getArtifact, taskId, 0, 'private/a b'));
+    assert(fetched.redirected && (await fetched.text()) === 'hello');
+    await own.createArtifact(taskId, 0, 'public/error', {
+      storageType: 'error', reason: 'too-large-file-on-worker', message: 'too large', expires,
+    });
+    try {
+      await taskcluster.downloadArtifact({
+        taskId, name: 'public/error', queue, streamFactory: async () => sink.begin(),
+      });
+    } catch (error) {
+      assert(error.message === 'too large' && error.reason === 'too-large-file-on-worker', error.message);
+      return;
+    }
+    throw new Error('an error was downloaded');
   },
   async listing() {
     const auth = new taskcluster.Auth({ rootUrl, credentials });
