@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, MutableMapping, Sequence
 from datetime import datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import partial
@@ -174,7 +174,7 @@ class BlobDoor:
         blob = await self._store.blocking(lambda: self._store.open(terms.bucket, terms.key))
         if blob is None:
             raise _Refused(404, "ResourceNotFound", "there is no such artifact, or its content never came")
-        chunks: AsyncIterator[bytes] | None = None
+        chunks: AsyncGenerator[bytes, None] | None = None
         try:
             status, begin, end, extra = _selected(blob, dict(scope["headers"]))
             size = 0 if status in (304, 416) else end - begin
@@ -193,7 +193,7 @@ class BlobDoor:
             await send({"type": "http.response.body", "body": b""})
         finally:
             if chunks is not None:
-                await chunks.aclose()  # type: ignore[attr-defined]
+                await chunks.aclose()
             blob.close()
 
 

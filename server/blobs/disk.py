@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -192,12 +192,13 @@ class DiskStore:
         if offset > stored.length:
             blob.close()
             raise InputError(f"offset {offset} lies beyond the end, which is {stored.length}")
-        return Reading(stored.meta, stored.length, stored.etag, self.chunks(blob, offset, stored.length))
+        chunks = self.chunks(blob, offset, stored.length)
+        return Reading(stored.meta, stored.length, stored.etag, chunks, blob.close)
 
-    async def chunks(self, blob: OpenBlob, begin: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes from `begin` up to `end`, one piece read ahead; closes the blob."""
+    async def chunks(self, blob: OpenBlob, begin: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from `begin` up to `end`, one piece read ahead. Leaves the blob open."""
+        ahead: asyncio.Future[bytes] | None = None
         try:
-            ahead: asyncio.Future[bytes] | None = None
             while begin < end:
                 if ahead is None:
                     ahead = self._reading(blob, begin, end)
@@ -210,7 +211,6 @@ class DiskStore:
         finally:
             if ahead is not None:
                 await asyncio.wait([ahead])
-            blob.close()
 
     def _reading(self, blob: OpenBlob, begin: int, end: int) -> asyncio.Future[bytes]:
         most = min(CHUNK_BYTES, end - begin)

@@ -10,9 +10,10 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -188,21 +189,16 @@ class S3Store:
         if opened is None:
             return None
         response, length, etag, meta = opened
-        return Reading(meta, length, etag, self._chunks(response, length - offset))
+        chunks = self._chunks(response, length - offset)
+        return Reading(meta, length, etag, chunks, partial(_release, response))
 
-    async def _chunks(self, response: Any, left: int) -> AsyncIterator[bytes]:
-        if response is None:
-            return
-        try:
-            while left > 0:
-                piece = await self._blocking(lambda: response.read(_CHUNK_BYTES, decode_content=False))
-                if not piece:
-                    raise Unavailable("the artifact store ended its answer too early")
-                left -= len(piece)
-                yield piece
-        finally:
-            response.close()
-            response.release_conn()
+    async def _chunks(self, response: Any, left: int) -> AsyncGenerator[bytes, None]:
+        while left > 0:
+            piece = await self._blocking(lambda: response.read(_CHUNK_BYTES, decode_content=False))
+            if not piece:
+                raise Unavailable("the artifact store ended its answer too early")
+            left -= len(piece)
+            yield piece
 
     async def delete(self, bucket: str, keys: Sequence[str]) -> Mapping[str, str]:
         """See BlobStore."""
@@ -280,6 +276,12 @@ class S3Store:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as e:
             raise Unavailable(f"the artifact store does not do it: {getattr(e, 'code', None) or e}") from e
+
+
+def _release(response: Any) -> None:
+    if response is not None:
+        response.close()
+        response.release_conn()
 
 
 def _try(what: str, work: Callable[[], Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,12 +39,20 @@ class BlobMeta:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A download under way: `length` is of the whole blob, `chunks` begin at the offset asked for."""
+    """A download under way: `length` is of the whole blob, `chunks` begin at the offset asked for. To be
+    closed, whether all chunks were read or none."""
 
     meta: BlobMeta
     length: int
     etag: str
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes, None]
+    #: Lets go of what even chunks that nobody began to read hold.
+    release: Callable[[], None]
+
+    async def close(self) -> None:
+        """Ends the download."""
+        await self.chunks.aclose()
+        self.release()
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,22 +129,25 @@ async def download_artifact(
     run_id = request.run_id if request.HasField("run_id") else None
     found = await follow(call, request.task_id, run_id, request.name)
     reading = await _reading(call, found, request.offset)
-    if request.etag and request.etag != reading.etag:
-        raise RequestConflict("the content has been replaced since; begin anew", etag=reading.etag)
-    yield DownloadArtifactResponse(
-        head=DownloadArtifactHead(
-            storage_type=STORAGE_TYPES[found.artifact.storage_type],  # type: ignore[arg-type]
-            content_type=reading.meta.content_type,
-            content_encoding=reading.meta.content_encoding,
-            content_length=reading.length,
-            etag=reading.etag,
+    try:
+        if request.etag and request.etag != reading.etag:
+            raise RequestConflict("the content has been replaced since; begin anew", etag=reading.etag)
+        yield DownloadArtifactResponse(
+            head=DownloadArtifactHead(
+                storage_type=STORAGE_TYPES[found.artifact.storage_type],  # type: ignore[arg-type]
+                content_type=reading.meta.content_type,
+                content_encoding=reading.meta.content_encoding,
+                content_length=reading.length,
+                etag=reading.etag,
+            )
         )
-    )
-    checksum = hashlib.sha256()
-    async for chunk in reading.chunks:
-        await asyncio.to_thread(checksum.update, chunk)
-        yield DownloadArtifactResponse(chunk=chunk)
-    yield DownloadArtifactResponse(end=DownloadArtifactEnd(sha256=checksum.hexdigest()))
+        checksum = hashlib.sha256()
+        async for chunk in reading.chunks:
+            await asyncio.to_thread(checksum.update, chunk)
+            yield DownloadArtifactResponse(chunk=chunk)
+        yield DownloadArtifactResponse(end=DownloadArtifactEnd(sha256=checksum.hexdigest()))
+    finally:
+        await reading.close()
 
 
 async def _reading(call: Call, found: Followed, offset: int) -> Reading:
