@@ -24,6 +24,7 @@ from server.errors import QueueError
 from server.objects.service import BLOB_PREFIX
 from server.pipeline import incident_of
 from server.services import Services
+from server.store.database import Statement, Transaction
 from server.store.statements import load
 
 _ARTIFACTS = load("artifacts")
@@ -123,29 +124,30 @@ class BlobDoor:
         headers = dict(scope["headers"])
         meta = _meta(terms, headers)
         length = _length(terms, headers)
-        await self._require_row(terms)
+        wanted = _wanted(terms)
+        if wanted is None or not await self._services.db.fetch(*wanted, hot=True):
+            raise _unwanted()
         incoming: IncomingBlob = await self._store.blocking(self._store.incoming)
         try:
             await self._write(incoming, receive, terms.length if length is None else length)
-            return await self._store.blocking(lambda: incoming.keep(terms.bucket, terms.key, meta))
+            stored = await self._store.blocking(lambda: incoming.settle(terms.bucket, terms.key, meta))
+            placed = False
+
+            async def place(tx: Transaction) -> None:
+                nonlocal placed
+                # Asked again, and kept so: the upload may have been finished, or the artifact have
+                # expired, while the bytes came.
+                if not await tx.run(*wanted):
+                    raise _unwanted()
+                if not placed:
+                    await self._store.blocking(lambda: incoming.place(stored))
+                placed = True
+
+            await self._services.db.in_transaction(place, hot=False)
+            return stored
         except BaseException:
             await asyncio.shield(self._store.blocking(incoming.drop))
             raise
-
-    async def _require_row(self, terms: Terms) -> None:
-        """Bytes that no row knows would never be deleted, and those of a finished object never change."""
-        if terms.key.startswith(BLOB_PREFIX):
-            found = await self._services.db.fetch(_OBJECTS["is_uploading"], (terms.key,), hot=True)
-        else:
-            place = artifact_keys.split(terms.key)
-            if place is None:
-                found = []
-            else:
-                found = await self._services.db.fetch(
-                    _ARTIFACTS["has_blob"], (*place, terms.bucket), hot=True
-                )
-        if not found:
-            raise _Refused(403, "AccessDenied", "nothing is to be uploaded here any more")
 
     async def _write(self, incoming: IncomingBlob, receive: Any, length: int | None) -> None:
         pieces: list[bytes] = []
@@ -195,6 +197,19 @@ class BlobDoor:
             if chunks is not None:
                 await chunks.aclose()
             blob.close()
+
+
+def _wanted(terms: Terms) -> Statement | None:
+    """What finds, and holds, the row that the bytes are for: bytes that no row knows would never be deleted,
+    and those of a finished object never change. None for a key that no row can have."""
+    if terms.key.startswith(BLOB_PREFIX):
+        return _OBJECTS["is_uploading"], (terms.key,)
+    place = artifact_keys.split(terms.key)
+    return None if place is None else (_ARTIFACTS["has_blob"], (*place, terms.bucket))
+
+
+def _unwanted() -> _Refused:
+    return _Refused(403, "AccessDenied", "nothing is to be uploaded here any more")
 
 
 def _meta(terms: Terms, headers: dict[bytes, bytes]) -> BlobMeta:

@@ -95,10 +95,14 @@ class IncomingBlob:
         for piece in pieces:
             self.write(piece)
 
-    def keep(self, bucket: str, key: str, meta: BlobMeta) -> Stored:
-        """Puts the blob in its place, in place of what was there, once all of it is on the disk."""
+    def settle(self, bucket: str, key: str, meta: BlobMeta) -> Stored:
+        """Makes sure that all of it is on the disk; what is left is to put it in its place."""
         with self._file:
-            return self._store.seal(self._file, self._path, bucket, key, meta, self.length)
+            return self._store.settle(self._file, bucket, key, meta, self.length)
+
+    def place(self, stored: Stored) -> None:
+        """Puts the blob in its place, in place of what was there."""
+        self._store.place(self._path, stored)
 
     def drop(self) -> None:
         """Forgets it."""
@@ -165,7 +169,7 @@ class DiskStore:
             incoming = self.incoming()
             try:
                 incoming.write(data)
-                incoming.keep(bucket, key, meta)
+                incoming.place(incoming.settle(bucket, key, meta))
             except BaseException:
                 incoming.drop()
                 raise
@@ -179,7 +183,7 @@ class DiskStore:
             with open(staged, "r+b", buffering=0) as file:
                 length = os.fstat(file.fileno()).st_size - HEAD_BYTES
                 self.reserve(length)
-                self.seal(file, staged, bucket, key, meta, length)
+                self.place(staged, self.settle(file, bucket, key, meta, length))
 
         await self.blocking(move)
 
@@ -243,6 +247,7 @@ class DiskStore:
 
     async def setup(self) -> Iterable[str]:
         """See BlobStore."""
+        await self.blocking(lambda: self._incoming.mkdir(parents=True, exist_ok=True))
         return [f"folder {self._folder} is ready"]
 
     async def close(self) -> None:
@@ -301,13 +306,20 @@ class DiskStore:
             raise OutOfSpace("the artifact store is full (TCQUEUE_DISK_QUOTA_BYTES)")
         self._usage += size
 
-    def seal(self, file: BinaryIO, path: Path, bucket: str, key: str, meta: BlobMeta, length: int) -> Stored:
-        """Writes the first block of a file whose bytes are there, and puts it in its place."""
+    def settle(self, file: BinaryIO, bucket: str, key: str, meta: BlobMeta, length: int) -> Stored:
+        """Writes the first block of a file whose bytes are there, and waits until the disk has it all."""
         stored = Stored(bucket, key, meta, length, secrets.token_hex(12))
-        place = self._place(bucket, key)
         try:
             os.pwrite(file.fileno(), _head_block(stored), 0)
             os.fsync(file.fileno())
+        except OSError as e:
+            raise _failed(e) from e
+        return stored
+
+    def place(self, path: Path, stored: Stored) -> None:
+        """Puts a settled file in its place."""
+        place = self._place(stored.bucket, stored.key)
+        try:
             if not place.parent.is_dir():
                 place.parent.mkdir(exist_ok=True)
                 _sync_folder(self._folder)
@@ -315,7 +327,6 @@ class DiskStore:
             _sync_folder(place.parent)
         except OSError as e:
             raise _failed(e) from e
-        return stored
 
     def _place(self, bucket: str, key: str) -> Path:
         digest = hashlib.sha256(f"{bucket}/{key}".encode()).hexdigest()

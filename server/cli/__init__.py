@@ -39,6 +39,7 @@ _ENTRIES = {
     "publish-references": _Entry(
         "publish:publish_references", "Publish references and schemas to S3 or a folder.", "Administer"
     ),
+    "storage": _Entry("storage:storage", "Set up and check where artifacts lie.", "Administer"),
     "check": _Entry("check:check", "Check settings, database and ports.", "Administer"),
     "claim-reaper": _Entry("loops:claim_reaper", "Retry runs whose worker is gone.", "Loops"),
     "deadline-reaper": _Entry("loops:deadline_reaper", "End tasks whose deadline has passed.", "Loops"),

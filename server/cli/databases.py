@@ -69,7 +69,7 @@ async def identity(settings: Settings) -> AsyncIterator[tuple[Clients, Roles]]:
     """Clients and roles as stored; servers that run are told of changes. CommandError for what a person
     can mend: no database, no key, no schema, a refused change."""
     async with database_url(settings) as dsn:
-        await _require_schema(dsn)
+        await require_schema(dsn)
         try:
             box = SecretBox.from_settings(settings)
         except SettingsError as e:
@@ -91,7 +91,8 @@ async def identity(settings: Settings) -> AsyncIterator[tuple[Clients, Roles]]:
             await db.close()
 
 
-async def _require_schema(dsn: str) -> None:
+async def require_schema(dsn: str) -> None:
+    """Raises CommandError unless the database's schema is this program's."""
     try:
         status = await migrator.status(dsn)
     except migrator.MigrationError as e:

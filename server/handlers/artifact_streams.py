@@ -13,6 +13,7 @@ from server.domain import artifact_keys
 from server.errors import ErrorArtifact, InputError, RequestConflict, ResourceNotFound
 from server.handlers import inputs
 from server.handlers.artifact_reading import Followed, follow
+from server.store.statements import load
 from server.transitions.artifacts import Artifact, NewArtifact
 from server.views import STORAGE_TYPES
 from tcqueue.v1.artifact_pb2 import (
@@ -27,6 +28,8 @@ from tcqueue.v1.artifact_pb2 import (
     UploadArtifactRequest,
     UploadArtifactResponse,
 )
+
+_SQL = load("artifacts")
 
 _GATHERED_BYTES = 1024 * 1024
 """How much is gathered before it is written: a thread for every little chunk costs more than the writing."""
@@ -57,6 +60,11 @@ async def upload_artifact(
         await _check(opening, finish, upload)
         encoding = opening.content_encoding.replace("identity", "")
         await store.put_file(bucket, key, BlobMeta(opening.content_type, encoding), upload.path)
+        place = (opening.task_id, opening.run_id, opening.name, bucket)
+        if not await services.db.fetch(_SQL["has_blob"], place, hot=True):
+            # It expired while it was uploaded: bytes without a row would never be deleted.
+            await store.delete(bucket, [key])
+            raise RequestConflict("the artifact has expired meanwhile")
     finally:
         upload.close()
     return UploadArtifactResponse(content_length=upload.length, sha256=finish.sha256)

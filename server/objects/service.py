@@ -21,7 +21,7 @@ from server.errors import (
 from server.identity.certificates import TemporaryCredentials
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.objects.backends import Backends
-from server.store.database import Database
+from server.store.database import Database, Transaction
 from server.store.statements import load
 
 _SQL = load("objects")
@@ -129,14 +129,25 @@ class Objects:
         bucket = self._store.private_bucket
         if proposal.inline is not None:
             meta, data = proposal.inline
-            await self._store.put(bucket, blob_key, meta, data)
+
+            async def put(tx: Transaction) -> None:
+                # Nobody finishes the object, or deletes it, while its bytes are on their way.
+                if not await tx.run(_SQL["is_uploading"], (blob_key,)):
+                    raise exists
+                await self._store.put(bucket, blob_key, meta, data)
+
+            await self._db.in_transaction(put, hot=False)
             return Chosen(stored=True)
         if proposal.put is not None:
             meta, length = proposal.put
             url = self._store.put_url(
                 bucket, blob_key, meta, now=now, lifetime_s=PUT_LIFETIME_S, length=length
             )
-            headers = {**meta.headers(), "Content-Length": str(length)}
+            headers = {
+                "Content-Encoding": "identity",
+                **meta.headers(),
+                "Content-Length": str(length),
+            }
             return Chosen(url=url, expires=now + timedelta(seconds=PUT_LIFETIME_S), headers=headers)
         return Chosen()
 

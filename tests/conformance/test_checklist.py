@@ -17,7 +17,6 @@ LATER: dict[int, str] = {
     147: f"{BROKER}: worker-manager's messages",
     **dict.fromkeys(range(217, 225), LEGACY),
     235: f"{BROKER}: worker-manager's messages",
-    **dict.fromkeys((240, 241), "another deployment's object service: to be ticked"),
 }
 
 #: The same for the traps of section 9.

@@ -84,11 +84,12 @@ ORDER BY name LIMIT $4::integer
 SELECT last_run FROM tasks WHERE task_id = $1::text
 
 -- name: has_blob
--- Whether an artifact of type s3 has its bytes, or is to have them, under this key. $1 task, $2 run, $3 name,
--- $4 bucket.
+-- Whether an artifact of type s3 has its bytes, or is to have them, under this key; it stays so until the
+-- transaction ends. $1 task, $2 run, $3 name, $4 bucket.
 SELECT FROM artifacts
 WHERE task_id = $1::text AND run_id = $2::smallint AND name = $3::text AND storage_type = 's3'
   AND bucket = $4::text AND NOT doomed
+FOR SHARE
 
 -- name: doom_artifacts
 -- Chooses expired artifacts for deletion, those that expired first, and takes them out of sight. $1 delay
@@ -113,3 +114,13 @@ WITH gone AS (
     RETURNING 1
 )
 SELECT count(*) FROM gone
+
+-- name: known_blobs
+-- Which of these artifacts have bytes in a bucket. $1 tasks, $2 runs, $3 names, $4 bucket. Returns task, run,
+-- name.
+SELECT a.task_id, a.run_id, a.name
+FROM unnest($1::text[], $2::smallint[], $3::text[]) AS i (task_id, run_id, name)
+CROSS JOIN LATERAL (
+    SELECT task_id, run_id, name FROM artifacts
+    WHERE task_id = i.task_id AND run_id = i.run_id AND name = i.name AND bucket = $4::text OFFSET 0
+) a

@@ -41,9 +41,9 @@ SELECT now(), project_id, backend_id, expires, hashes::text, blob_key FROM objec
 WHERE name = $1::text AND upload_id IS NULL AND NOT doomed
 
 -- name: is_uploading
--- Whether a blob belongs to an object that is still open. $1 blob key. The concatenation keeps the planner
--- from the partial indexes of what is open.
-SELECT FROM objects WHERE blob_key = $1::text AND upload_id || '' IS NOT NULL AND NOT doomed
+-- Whether a blob belongs to an object that is still open; it stays so until the transaction ends. $1 blob
+-- key. The concatenation keeps the planner from the partial indexes of what is open.
+SELECT FROM objects WHERE blob_key = $1::text AND upload_id || '' IS NOT NULL AND NOT doomed FOR SHARE
 
 -- name: doom_objects
 -- Chooses objects for deletion whose time is over, and takes them out of sight. $1 how many, and what to
@@ -75,3 +75,7 @@ WITH gone AS (
     DELETE FROM objects WHERE name = ANY ($1::text[]) AND doomed RETURNING 1
 )
 SELECT count(*) FROM gone
+
+-- name: known_blobs
+-- Which of these blobs belong to an object. $1 blob keys. Returns them.
+SELECT blob_key FROM objects WHERE blob_key = ANY ($1::text[])
