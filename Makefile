@@ -96,7 +96,7 @@ lock: $(VENV)/.dev ## Write constraints.txt: the versions of what our dependenci
 	$(PY) -m tools.lock
 
 .PHONY: tools
-tools: .tools/grpcurl .tools/versitygw .tools/clients/.made .tools/node/.made ## Install into .tools/ what the tests use of others: clients, an S3 server (what needs Go or Node is left out without them, except in CI)
+tools: .tools/grpcurl .tools/versitygw .tools/clients/.made .tools/node/.made .tools/azurite/.made ## Install into .tools/ what the tests use of others: clients, stores (what needs Go or Node is left out without them, except in CI)
 
 .PHONY: clean
 clean: ## Remove what was built; ./data stays
@@ -161,5 +161,18 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
 	  echo "no npm: the Node client cannot be installed, and CI needs it" >&2; exit 1; \
 	else \
 	  echo "no npm: the tests that use the Node client will be skipped"; \
+	fi
+	@touch $@
+
+# Azure's own emulator of its blob store.
+.tools/azurite/.made: tests/plugins/azurite.json
+	@mkdir -p .tools/azurite
+	@if command -v npm >/dev/null; then \
+	  echo "installing azurite"; \
+	  cp $< .tools/azurite/package.json && cd .tools/azurite && npm install --no-package-lock --no-audit --no-fund --silent; \
+	elif [ "$(CI)" = true ]; then \
+	  echo "no npm: azurite cannot be installed, and CI needs it" >&2; exit 1; \
+	else \
+	  echo "no npm: the tests that use azurite will be skipped"; \
 	fi
 	@touch $@

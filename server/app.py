@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 
 from gateway.app import HttpDoor
 from server import definitions, rpc
-from server.blobs.opening import artifact_folder, open_store
+from server.blobs.opening import artifact_folder, open_azure, open_store
 from server.blobs.staging import Staging
 from server.clock import Clock
 from server.config import Settings, SettingsError
@@ -147,6 +147,9 @@ async def start(settings: Settings) -> Process:
         root_url = RootUrl(settings.root_url)
         blobs = open_store(settings, secrets.derived("artifact urls"), root_url)
         stack.push_async_callback(blobs.close)
+        azure = open_azure(settings)
+        if azure is not None:
+            stack.push_async_callback(azure.close)
         artifacts: Batcher[ArtifactItem, Standing] = Batcher(
             "artifact",
             lambda items: change_artifacts(machine, items),
@@ -186,6 +189,7 @@ async def start(settings: Settings) -> Process:
             issuer=issuer,
             root_url=root_url,
             blobs=blobs,
+            azure=azure,
             staging=Staging(artifact_folder(settings) / "uploads"),
             artifacts=artifacts,
             own_objects=own_objects,
@@ -289,6 +293,7 @@ def loops(services: Services) -> Sequence[loop_base.Loop]:
         *artifact_loops(
             services.db,
             services.blobs,
+            services.azure,
             services.staging,
             Backends(settings.object_backends),
             delay_s=settings.artifact_expiration_delay_s,

@@ -126,6 +126,10 @@ class Settings:
     s3_public_cdn_url: str = setting(
         "", "address of a content delivery network in front of the public bucket"
     )
+    azure_account: str = setting("", "storage account for artifacts of type azure, which the v1 API knows")
+    azure_account_key: str = setting("", "key of that account")
+    azure_container: str = setting("", "container for them, in which nothing else may lie")
+    azure_endpoint: str = setting("", "address of that account; empty: its place at Azure")
     s3_references_bucket: str = setting("", "bucket for `tcqueue publish-references`: references")
     s3_schemas_bucket: str = setting("", "bucket for `tcqueue publish-references`: JSON schemas")
 
@@ -200,6 +204,10 @@ class Settings:
             lacking = [environment_name(name) for name in needed if not getattr(self, name)]
             if lacking:
                 raise SettingsError(f"artifacts in S3 need {', '.join(lacking)}")
+        azure = ("azure_account", "azure_account_key", "azure_container")
+        lacking = [environment_name(name) for name in azure if not getattr(self, name)]
+        if lacking and len(lacking) < len(azure):
+            raise SettingsError(f"artifacts in Azure need {', '.join(lacking)}, too")
         if self.object_root_url and not self.object_root_url.startswith(("http://", "https://")):
             raise SettingsError("TCQUEUE_OBJECT_ROOT_URL takes an http(s) address")
         if not 0 < self.stream_reclaim_fraction < 1:

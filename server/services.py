@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.blobs.azure import AzureStore
 from server.blobs.disk import DiskStore
 from server.blobs.s3 import S3Store
 from server.blobs.staging import Staging
@@ -55,6 +56,8 @@ class Services:
     root_url: RootUrl
     #: Artifact bytes.
     blobs: DiskStore | S3Store
+    #: Bytes of artifacts of type azure; None where no account is set.
+    azure: AzureStore | None
     #: Uploads over gRPC on their way.
     staging: Staging
     #: Coalesces concurrent creations and ends of artifacts.

@@ -33,6 +33,12 @@ def stamp(moment: datetime) -> Timestamp:
     return Timestamp(seconds=int(moment.timestamp() // 1), nanos=moment.microsecond // 1000 * 1_000_000)
 
 
+def shown_type(storage_type: str) -> StorageType.ValueType:
+    """A stored artifact's type in this API. The type azure is of the API before, and is at a URL somewhere
+    else to whoever knows only this one."""
+    return STORAGE_TYPES["reference" if storage_type == "azure" else storage_type]  # type: ignore[return-value]
+
+
 def credentials_view(issued: TemporaryCredentials) -> TaskCredentials:
     """Credentials as replies carry them."""
     return TaskCredentials(

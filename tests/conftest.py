@@ -6,6 +6,7 @@ import os
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 pytest_plugins = [
+    "tests.plugins.azurite",
     "tests.plugins.deployment",
     "tests.plugins.event_log",
     "tests.plugins.identity",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from server.blobs.azure import AzureStore
 from server.blobs.disk import DiskStore
 from server.blobs.s3 import S3Store
 from server.blobs.signing import UrlSigner
@@ -21,3 +22,8 @@ def open_store(settings: Settings, key: bytes, root_url: Callable[[], str]) -> D
     if settings.uses_s3:
         return S3Store(settings)
     return DiskStore(artifact_folder(settings), UrlSigner(key), root_url, quota=settings.disk_quota_bytes)
+
+
+def open_azure(settings: Settings) -> AzureStore | None:
+    """The store for artifacts of type `azure`; None where none is set."""
+    return AzureStore(settings) if settings.azure_account else None

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from server.blobs.disk import DiskStore
-from server.blobs.opening import open_store
+from server.blobs.opening import open_azure, open_store
 from server.blobs.s3 import S3Store
 from server.cli.base import CONTEXT, DURATION, CommandError, Group, json_option, print_json
 from server.cli.databases import database_url, quiet, require_schema
@@ -55,6 +55,13 @@ def setup(**overrides: Any) -> None:
         async with _store(settings) as store:
             for line in await store.setup():
                 click.echo(line)
+        azure = open_azure(settings)
+        if azure is not None:
+            try:
+                for line in await azure.setup():
+                    click.echo(line)
+            finally:
+                await azure.close()
 
     _run(main())
 

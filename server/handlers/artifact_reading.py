@@ -13,7 +13,7 @@ from server.errors import ErrorArtifact, InputError, ResourceExpired, ResourceNo
 from server.handlers.pages import read
 from server.store.statements import load
 from server.transitions.artifacts import Artifact as Stored
-from server.views import ARTIFACT_ERROR_REASONS, STORAGE_TYPES, credentials_view, stamp
+from server.views import ARTIFACT_ERROR_REASONS, credentials_view, shown_type, stamp
 from tcqueue.v1.artifact_pb2 import (
     Artifact,
     ArtifactContent,
@@ -90,9 +90,11 @@ async def _no_run(call: Call, task_id: str) -> ResourceNotFound:
 
 
 def blob_url(call: Call, found: Followed, *, skip_cdn: bool = False) -> str:
-    """The URL of the bytes of an artifact of type s3."""
+    """The URL of the bytes of an artifact of type s3 or azure."""
     services = call.services
     store, bucket = services.blobs, found.artifact.bucket
+    if services.azure is not None and bucket == services.azure.bucket:
+        return services.azure.get_url(found.key, now=found.now)
     if bucket == store.public_bucket and not services.settings.sign_public_artifact_urls:
         cdn = None if skip_cdn else store.cdn_url(found.key)
         return cdn or store.plain_url(bucket, found.key)
@@ -121,7 +123,7 @@ async def get_artifact(call: Call, request: GetArtifactRequest) -> GetArtifactRe
     """Where an artifact's content is. Also raises ErrorArtifact."""
     found = await follow(call, request.task_id, request.run_id, request.name)
     url = await _url(call, found, skip_cdn=request.skip_cdn)
-    return GetArtifactResponse(storage_type=STORAGE_TYPES[found.artifact.storage_type], url=url)  # type: ignore[arg-type]
+    return GetArtifactResponse(storage_type=shown_type(found.artifact.storage_type), url=url)
 
 
 async def get_latest_artifact(call: Call, request: GetLatestArtifactRequest) -> GetLatestArtifactResponse:
@@ -129,14 +131,14 @@ async def get_latest_artifact(call: Call, request: GetLatestArtifactRequest) -> 
     found = await follow(call, request.task_id, None, request.name)
     url = await _url(call, found, skip_cdn=request.skip_cdn)
     return GetLatestArtifactResponse(
-        storage_type=STORAGE_TYPES[found.artifact.storage_type],  # type: ignore[arg-type]
+        storage_type=shown_type(found.artifact.storage_type),
         url=url,
     )
 
 
 def _content(call: Call, found: Followed) -> ArtifactContent:
     artifact = found.artifact
-    content = ArtifactContent(storage_type=STORAGE_TYPES[artifact.storage_type])  # type: ignore[arg-type]
+    content = ArtifactContent(storage_type=shown_type(artifact.storage_type))
     if artifact.storage_type == "error":
         content.reason = ARTIFACT_ERROR_REASONS[artifact.reason or ""]  # type: ignore[assignment]
         content.message = artifact.message or ""
@@ -229,7 +231,7 @@ def _shown(row: tuple[Any, ...]) -> Artifact:
     """A row of `read_artifact` or `list_artifacts`."""
     storage_type, name, expires, content_type, content_length = row
     artifact = Artifact(
-        storage_type=STORAGE_TYPES[storage_type],  # type: ignore[arg-type]
+        storage_type=shown_type(storage_type),
         name=name,
         expires=stamp(expires),
         content_type=content_type,

@@ -15,7 +15,7 @@ from server.handlers import inputs
 from server.handlers.artifact_reading import Followed, follow
 from server.store.statements import load
 from server.transitions.artifacts import Artifact, NewArtifact
-from server.views import STORAGE_TYPES
+from server.views import shown_type
 from tcqueue.v1.artifact_pb2 import (
     DownloadArtifactEnd,
     DownloadArtifactHead,
@@ -142,7 +142,7 @@ async def download_artifact(
             raise RequestConflict("the content has been replaced since; begin anew", etag=reading.etag)
         yield DownloadArtifactResponse(
             head=DownloadArtifactHead(
-                storage_type=STORAGE_TYPES[found.artifact.storage_type],  # type: ignore[arg-type]
+                storage_type=shown_type(found.artifact.storage_type),
                 content_type=reading.meta.content_type,
                 content_encoding=reading.meta.content_encoding,
                 content_length=reading.length,
@@ -172,6 +172,9 @@ async def _reading(call: Call, found: Followed, offset: int) -> Reading:
             url = await services.objects.simple_url(name)
             raise RequestConflict("the object is kept by another deployment", url=url)
         bucket, key = store.private_bucket, await services.own_objects.blob_key(name)
+    if services.azure is not None and bucket == services.azure.bucket:
+        url = services.azure.get_url(key, now=found.now)
+        raise RequestConflict("the content of an artifact of type azure is elsewhere", url=url)
     if bucket is None or bucket not in (store.public_bucket, store.private_bucket):
         raise ResourceNotFound("the bucket that the artifact lies in is no longer configured")
     reading = await store.read(bucket, key, offset)

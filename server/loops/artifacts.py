@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import structlog
 
 from server import metrics
+from server.blobs.azure import AzureStore
 from server.blobs.disk import DiskStore
 from server.blobs.staging import Staging
 from server.blobs.store import BlobStore
@@ -39,11 +40,20 @@ class ArtifactExpiry:
     name = "expire-artifacts"
     full = 1
 
-    def __init__(self, db: Database, store: BlobStore, *, delay_s: float, pause_s: float) -> None:
+    def __init__(
+        self,
+        db: Database,
+        store: BlobStore,
+        azure: AzureStore | None = None,
+        *,
+        delay_s: float,
+        pause_s: float,
+    ) -> None:
         """Artifacts expire `delay_s` after their time, or before it where that is positive."""
         self.pause_s = pause_s
         self._db = db
         self._store = store
+        self._azure = azure
         self._delay_s = delay_s
         # What could not be deleted must not be chosen again before the others had their turn.
         self._after: tuple[datetime, str, int, str] = (_BEGINNING, "", -1, "")
@@ -73,6 +83,9 @@ class ArtifactExpiry:
         stuck: dict[str, str] = {}
         for bucket in {row[4] for row in rows if row[4] is not None}:
             keys = [artifact_keys.key(*row[1:4]) for row in rows if row[4] == bucket]
+            if self._azure is not None and bucket == self._azure.bucket:
+                stuck.update(await self._azure.delete(keys))
+                continue
             if bucket not in (self._store.public_bucket, self._store.private_bucket):
                 log.warning(
                     "artifacts lay in a bucket that is not configured", bucket=bucket, count=len(keys)
@@ -147,6 +160,7 @@ class UploadTidying:
 def artifact_loops(
     db: Database,
     store: BlobStore,
+    azure: AzureStore | None,
     staging: Staging,
     backends: Backends,
     *,
@@ -155,7 +169,7 @@ def artifact_loops(
 ) -> list[ArtifactExpiry | ObjectExpiry | UploadTidying]:
     """All loops that delete bytes."""
     return [
-        ArtifactExpiry(db, store, delay_s=delay_s, pause_s=pause_s),
+        ArtifactExpiry(db, store, azure, delay_s=delay_s, pause_s=pause_s),
         ObjectExpiry("expire-objects", db, store, backends, "doom_objects", pause_s=pause_s),
         ObjectExpiry("expire-uploads", db, store, backends, "doom_uploads", pause_s=pause_s),
         UploadTidying(staging, store, pause_s=pause_s),
