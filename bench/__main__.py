@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import psycopg
 
-from bench import backlog, ceiling, codec, machine, wire
+from bench import artifacts, backlog, ceiling, codec, machine, wire
 
 ROOT = Path(__file__).parent
 _COMPILED = ("lives", "creates", "pickup")  # modes of load/main.go
@@ -37,6 +37,7 @@ class Target:
     dsn: str
     server_pid: int
     postgres_pid: int
+    folder: Path
 
     def cpu(self) -> machine.Cpu:
         """CPU seconds of server and Postgres so far."""
@@ -72,6 +73,7 @@ def server() -> Iterator[Target]:
                 said["dsn"],
                 said["server"],
                 said["postgres"],
+                Path(folder),
             )
         finally:
             assert process.stdin is not None
@@ -291,6 +293,39 @@ def http(report: Report, quick: bool) -> None:
                 report.add(f"{prefix}_p{percent}_ms", cuts[percent - 1], "ms", note)
 
 
+def artifact_store(report: Report, quick: bool) -> None:
+    """Artifacts: creations, bytes through the disk store beside the disk itself, lists, expiry."""
+    rounds, count = (1, 20_000) if quick else (3, 100_000)
+    with server() as target:
+        cpu = target.cpu()
+        runs = [
+            drive_http(target, "artifacts", f"bench/artifacts{i}", clients=32, seconds=4 if quick else 8)
+            for i in range(rounds)
+        ]
+        used, done = target.cpu() - cpu, sum(run["done"] for run in runs)
+        each = (used.server / done * 1e6, used.postgres / done * 1e6)
+        note = f"CPU each: {each[0]:.0f} µs server, {each[1]:.0f} µs Postgres"
+        report.add("artifact_creates_per_s_32", statistics.median(run["rate"] for run in runs), "1/s", note)
+        moved = artifacts.gigabyte(target.http_address, target.server_pid, target.folder, rounds)
+        median = {name: statistics.median(values) for name, values in moved.items()}
+        report.add("artifact_up_mb_per_s", median["up"], "MB/s", "a gigabyte by curl, synced to the disk")
+        report.add(
+            "artifact_up_over_dd", median["up"] / median["dd"], "ratio", f"dd: {median['dd']:.0f} MB/s"
+        )
+        report.add("artifact_up_memory_mb", max(moved["up_mb"]), "MB", "most that the server grew")
+        report.add("artifact_down_mb_per_s", median["down"], "MB/s", "a gigabyte by curl")
+        note = f"cat into a pipe: {median['cat']:.0f} MB/s"
+        report.add("artifact_down_over_cat", median["down"] / median["cat"], "ratio", note)
+        report.add("artifact_down_memory_mb", max(moved["down_mb"]), "MB", "most that the server grew")
+        first, last = artifacts.pages(target.http_address, target.dsn, count)
+        report.add("artifact_page_ms", statistics.median(first), "ms", f"1,000 of {count:,} artifacts")
+        report.add(
+            "artifact_pages_last_over_first", statistics.median(last) / statistics.median(first), "ratio"
+        )
+        rate = artifacts.expiry(target.dsn, target.folder / "expiry", count)
+        report.add("artifact_expiry_per_s", rate, "1/s", f"{count:,} artifacts with a file each")
+
+
 def codec_beside_json_format(report: Report, quick: bool) -> None:
     """What JSON costs, ours and protobuf's own."""
     for name, value in codec.measure().items():
@@ -334,6 +369,7 @@ PARTS: dict[str, Callable[[Report, bool], None]] = {
     "idle_streams": idle_streams,
     "claim_cost": claim_cost,
     "http": http,
+    "artifacts": artifact_store,
     "codec": codec_beside_json_format,
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import uvloop
 
+from bench import artifacts as bench_artifacts
 from bench.driver import watch
 from bench.http_wire import API, Connection, Credentials, definition
 from bench.wire import slugid
@@ -57,6 +58,23 @@ async def creates(address: str, queue: str, *, clients: int, seconds: float) -> 
             counter.done += 1
 
     return await _rate([create() for _ in range(clients)], counter, seconds)
+
+
+async def artifacts(address: str, queue: str, *, clients: int, seconds: float) -> Any:
+    """Creations of artifacts per second, of type s3: each client in a task of its own."""
+    counter = Counter()
+
+    async def create(number: int) -> None:
+        connection = await Connection.open(address)
+        task_id, who = await bench_artifacts.claimed(connection, f"{queue}-{number}")
+        body = bench_artifacts.artifact()
+        made = 0
+        while True:
+            made += 1
+            await connection.call("POST", f"{API}/task/{task_id}/runs/0/artifacts/public/{made}", body, who)
+            counter.done += 1
+
+    return await _rate([create(n) for n in range(clients)], counter, seconds)
 
 
 async def signed(address: str, queue: str, *, clients: int, seconds: float) -> Any:
@@ -140,7 +158,9 @@ async def _rate(work: list[Coroutine[Any, Any, None]], counter: Counter, seconds
     return {"rate": rate, "done": counter.done}
 
 
-MODES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (lives, creates, signed, claims, wakeup)}
+MODES: dict[str, Callable[..., Any]] = {
+    f.__name__: f for f in (lives, creates, artifacts, signed, claims, wakeup)
+}
 
 if __name__ == "__main__":
     print(json.dumps(uvloop.run(MODES[sys.argv[1]](**json.loads(sys.argv[2])))), flush=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
+import structlog
 import urllib3
 from minio import Minio
 from minio.commonconfig import ENABLED, Filter
@@ -32,6 +33,8 @@ from server.config import Settings, SettingsError
 from server.errors import InputError, Unavailable
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 _CHUNK_BYTES = 1024 * 1024
 _PART_BYTES = 16 * 1024 * 1024
@@ -274,8 +277,11 @@ class S3Store:
     async def _blocking(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except S3Error as e:
+            raise Unavailable(f"the artifact store refuses it: {e.code}: {e.message}") from e
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as e:
-            raise Unavailable(f"the artifact store does not do it: {getattr(e, 'code', None) or e}") from e
+            log.warning("the artifact store does not answer", endpoint=self._endpoint, error=str(e))
+            raise Unavailable("the artifact store does not answer") from e
 
 
 def _release(response: Any) -> None:

@@ -10,14 +10,16 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.plugins.deployment import PLAIN, TOKEN
+from tests.plugins.deployment import PLAIN, TOKEN, deployed
+from tests.plugins.s3 import S3Server
 
 SCRIPTS = Path(__file__).parent / "scripts"
 TOOLS = Path(__file__).parents[2] / ".tools"
@@ -113,10 +115,37 @@ def test_the_python_client(root_url: str, flaky_url: str) -> None:
     _all_ok(results, "life", "every_method", "retries", "asynchronous")
 
 
-def test_the_python_client_and_artifacts(root_url: str) -> None:
+ARTIFACTS = "s3 compressed_log object_artifacts other_artifacts helpers wrong_hashes asynchronous".split()
+
+
+def test_the_python_client_and_artifacts_on_disk(root_url: str) -> None:
     """O-044, O-045, O-047, O-048, O-049, O-050: artifacts of every type with the client's own helpers."""
-    names = "s3 compressed_log object_artifacts other_artifacts helpers wrong_hashes asynchronous".split()
-    _all_ok(_python("artifacts.py", root_url), *names)
+    _all_ok(_python("artifacts.py", root_url), *ARTIFACTS)
+
+
+def test_the_python_client_and_artifacts_in_s3(
+    s3_server: S3Server, s3_buckets: tuple[Any, Callable[[], str]], tmp_path: Path
+) -> None:
+    """The same, with a real S3 server behind the URLs, set up by our command."""
+    _, make = s3_buckets
+    store = {
+        "TCQUEUE_S3_ENDPOINT": s3_server.endpoint,
+        "TCQUEUE_S3_REGION": s3_server.region,
+        "TCQUEUE_S3_ACCESS_KEY": s3_server.access_key,
+        "TCQUEUE_S3_SECRET_KEY": s3_server.secret_key,
+        "TCQUEUE_S3_PUBLIC_BUCKET": make(),
+        "TCQUEUE_S3_PRIVATE_BUCKET": make(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "server.cli", "storage", "setup"],
+        env={**PLAIN, **store},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "everybody may read: done" in done.stdout
+    with deployed(tmp_path, **store) as (said, _):
+        _all_ok(_python("artifacts.py", f"http://{said['http']}"), *ARTIFACTS)
 
 
 def test_scriptworker(root_url: str) -> None:
