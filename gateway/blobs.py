@@ -90,12 +90,12 @@ class BlobDoor:
         except _Gone:
             return
         except _Refused as e:
-            await _refuse(send, verb, e)
+            await _refuse(scope, send, e)
         except QueueError as e:
-            await _refuse(send, verb, _Refused(e.http_status, e.code, e.message))
+            await _refuse(scope, send, _Refused(e.http_status, e.code, e.message))
         except Exception as e:
             error = incident_of("artifact content", e)
-            await _refuse(send, verb, _Refused(500, error.code, error.message))
+            await _refuse(scope, send, _Refused(500, error.code, error.message))
 
     def _terms(self, scope: MutableMapping[str, Any], verb: str) -> Terms:
         """What the request's URL allows. Raises _Refused."""
@@ -178,7 +178,7 @@ class BlobDoor:
             raise _Refused(404, "ResourceNotFound", "there is no such artifact, or its content never came")
         chunks: AsyncGenerator[bytes, None] | None = None
         try:
-            status, begin, end, extra = _selected(blob, dict(scope["headers"]))
+            status, begin, end, extra = _selected(blob, dict(scope["headers"]), partial_too=verb == "GET")
             size = 0 if status in (304, 416) else end - begin
             head = [*_describe(blob, public=terms.expires == 0), *extra]
             if status != 304:
@@ -238,7 +238,9 @@ def _length(terms: Terms, headers: dict[bytes, bytes]) -> int | None:
     return length
 
 
-def _selected(blob: OpenBlob, headers: dict[bytes, bytes]) -> tuple[int, int, int, list[Header]]:
+def _selected(
+    blob: OpenBlob, headers: dict[bytes, bytes], *, partial_too: bool
+) -> tuple[int, int, int, list[Header]]:
     """Status, begin, end and further headers of the answer to a conditional or partial request (RFC 9110)."""
     length, etag = blob.stored.length, _quoted(blob.stored.etag)
     unless = headers.get(b"if-none-match")
@@ -249,7 +251,12 @@ def _selected(blob: OpenBlob, headers: dict[bytes, bytes]) -> tuple[int, int, in
         return 304, 0, 0, []
     wanted = _RANGE.fullmatch(headers.get(b"range", b"").strip().replace(b" ", b""))
     only_if = headers.get(b"if-range")
-    if wanted is None or not any(wanted.groups()) or (only_if is not None and only_if.strip() != etag):
+    if (
+        not partial_too
+        or wanted is None
+        or not any(wanted.groups())
+        or (only_if is not None and only_if.strip() != etag)
+    ):
         return 200, 0, length, []
     first, last = wanted.groups()
     begin = int(first) if first else max(0, length - int(last))
@@ -289,17 +296,19 @@ def _quoted(etag: str) -> bytes:
     return f'"{etag}"'.encode()
 
 
-async def _refuse(send: Any, verb: str, refused: _Refused) -> None:
+async def _refuse(scope: MutableMapping[str, Any], send: Any, refused: _Refused) -> None:
     body = orjson.dumps({"code": refused.code, "message": refused.message}, option=orjson.OPT_INDENT_2)
     head = [
         (b"content-type", b"application/json; charset=utf-8"),
         (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
     ]
-    if verb == "PUT":
-        # What is left of the body is not read.
+    if any(name == b"expect" for name, _ in scope["headers"]):
+        # Nobody knows whether the body comes now.
         head.append((b"connection", b"close"))
-    await _answer(send, refused.status, head, b"" if verb == "HEAD" else body)
+    # Otherwise what is left of a body is read and dropped: a connection closed with bytes unread is reset,
+    # and the client would never see why.
+    await _answer(send, refused.status, head, b"" if scope["method"] == "HEAD" else body)
 
 
 async def _answer(send: Any, status: int, head: Sequence[Header], body: bytes = b"") -> None:

@@ -6,6 +6,7 @@ the proto.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -22,7 +23,7 @@ def settings_table() -> str:
     """All settings in Markdown."""
     lines = ["| variable | default | what it is |", "|---|---|---|"]
     for field in fields(Settings):
-        default = "[]" if field.default is MISSING else field.default
+        default = field.default if field.default_factory is MISSING else json.dumps(field.default_factory())
         shown = f"`{str(default).lower() if isinstance(default, bool) else default}`" if default != "" else ""
         lines.append(f"| `{environment_name(field.name)}` | {shown} | {field.metadata['help']} |")
     return "\n".join(lines)

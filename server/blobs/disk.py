@@ -36,6 +36,7 @@ CHUNK_BYTES = 1024 * 1024
 """How much is read or written at once."""
 
 _VERSION = 1
+_BLOBS = "[0-9a-f][0-9a-f]/*"
 _USAGE_VALID_S = 60.0
 _STALE_S = 24 * 3600.0
 
@@ -301,7 +302,9 @@ class DiskStore:
             return
         if time.monotonic() - self._usage_known_at > _USAGE_VALID_S:
             self._usage_known_at = time.monotonic()
-            self._usage = sum(file.stat().st_size for file in self._folder.glob("*/*") if file.is_file())
+            self._usage = sum(map(_size, self._folder.glob(_BLOBS))) + sum(
+                map(_size, self._incoming.glob("*"))
+            )
         if self._usage + size > self._quota:
             raise OutOfSpace("the artifact store is full (TCQUEUE_DISK_QUOTA_BYTES)")
         self._usage += size
@@ -333,7 +336,7 @@ class DiskStore:
         return self._folder / digest[:2] / digest[2:]
 
     def _files(self) -> Iterator[tuple[Stored, datetime]]:
-        for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):
+        for path in self._folder.glob(_BLOBS):
             with suppress(FileNotFoundError, ValueError), open(path, "rb") as file:
                 blob = OpenBlob(file)
                 yield blob.stored, blob.modified
@@ -364,6 +367,13 @@ def _head(block: bytes) -> Stored:
         raise ValueError("the file was written by another version")
     meta = BlobMeta(fields["contentType"], fields["contentEncoding"], fields["attachment"])
     return Stored(fields["bucket"], fields["key"], meta, fields["length"], fields["etag"])
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -45,6 +46,9 @@ _CORS = (
     b"<ExposeHeader>ETag</ExposeHeader><ExposeHeader>Content-Range</ExposeHeader>"
     b"<MaxAgeSeconds>900</MaxAgeSeconds></CORSRule></CORSConfiguration>"
 )
+#: A segment that `_safe` or `_given` may have to write in another way.
+_DOTS = re.compile(r"(?:^|/)(?:\.|\.\.|(?:%25)*(?:%2E){1,2})(?:/|$)")
+_LIKE_DOTS = re.compile(r"(?:%25)*(?:%2E){1,2}")
 _MISSING = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchVersion"})
 
 
@@ -108,7 +112,7 @@ class S3Store:
 
     def cdn_url(self, key: str) -> str | None:
         """The URL of a public blob at the content delivery network; None where there is none."""
-        return f"{self._cdn}/{quote(key, safe='/-_.~')}" if self._cdn else None
+        return f"{self._cdn}/{quote(_safe(key), safe='/-_.~')}" if self._cdn else None
 
     def _presign(
         self, verb: str, bucket: str, key: str, now: datetime, lifetime_s: int, headers: Mapping[str, str]
@@ -130,7 +134,7 @@ class S3Store:
             # The SDK knows where a bucket is: in the path, or, at Amazon's, in the host's name.
             example = urlsplit(self._client.get_presigned_url("GET", bucket, "x"))
             base = self._bases[bucket] = f"{example.scheme}://{example.netloc}{example.path[:-1]}"
-        return base + quote(key, safe="/-_.~")
+        return base + quote(_safe(key), safe="/-_.~")
 
     # -- bytes
 
@@ -154,23 +158,28 @@ class S3Store:
         headers: Any = meta.headers()
         content_type = headers.pop("Content-Type")
         self._client.put_object(
-            bucket, key, source, length, content_type=content_type, metadata=headers, part_size=_PART_BYTES
+            bucket,
+            _safe(key),
+            source,
+            length,
+            content_type=content_type,
+            metadata=headers,
+            part_size=_PART_BYTES,
         )
 
     async def read(self, bucket: str, key: str, offset: int = 0) -> Reading | None:
         """See BlobStore."""
 
+        name = _safe(key)
+
         def open_() -> tuple[Any, int, str, BlobMeta] | None:
             try:
                 # Asked first, because a range that holds nothing is an error to S3.
-                found = self._client.stat_object(bucket, key)
+                found = self._client.stat_object(bucket, name)
             except S3Error as e:
                 if e.code in _MISSING:
                     return None
                 raise
-            except ValueError:
-                # The SDK takes no name with `..` in it, and neither do most stores.
-                return None
             length = found.size or 0
             headers = found.metadata or {}
             meta = BlobMeta(
@@ -184,7 +193,7 @@ class S3Store:
             if offset == length:
                 return None, length, etag, meta
             response = self._client.get_object(
-                bucket, key, offset=offset, request_headers={"If-Match": f'"{etag}"'}
+                bucket, name, offset=offset, request_headers={"If-Match": f'"{etag}"'}
             )
             return response, length, etag, meta
 
@@ -207,9 +216,9 @@ class S3Store:
         """See BlobStore."""
 
         def remove() -> dict[str, str]:
-            errors = self._client.remove_objects(bucket, [DeleteObject(key) for key in keys])
+            errors = self._client.remove_objects(bucket, [DeleteObject(_safe(key)) for key in keys])
             return {
-                error.name or "": f"{error.code}: {error.message}"
+                _given(error.name or ""): f"{error.code}: {error.message}"
                 for error in errors
                 if error.code not in _MISSING
             }
@@ -226,7 +235,7 @@ class S3Store:
             if not batch:
                 return
             for item in batch:
-                yield Found(item.object_name, item.last_modified or datetime.now(UTC))
+                yield Found(_given(item.object_name), item.last_modified or datetime.now(UTC))
 
     async def setup(self) -> Iterable[str]:
         """Makes the buckets if need be, lets browsers read and put by URL, lets everybody read the public
@@ -282,6 +291,35 @@ class S3Store:
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as e:
             log.warning("the artifact store does not answer", endpoint=self._endpoint, error=str(e))
             raise Unavailable("the artifact store does not answer") from e
+
+
+def _safe(key: str) -> str:
+    """The key as stores get it. Segments of one or two dots lead elsewhere in many of them, and in every HTTP
+    client; they are written in another way, and so is what would look the same."""
+    if not _DOTS.search(key):
+        return key
+    return "/".join(
+        segment.replace(".", "%2E")
+        if segment in (".", "..")
+        else f"%25{segment}"
+        if _LIKE_DOTS.fullmatch(segment)
+        else segment
+        for segment in key.split("/")
+    )
+
+
+def _given(key: str) -> str:
+    """The key that `_safe` was given."""
+    if not _DOTS.search(key):
+        return key
+    return "/".join(
+        segment.replace("%2E", ".")
+        if segment in ("%2E", "%2E%2E")
+        else segment.removeprefix("%25")
+        if _LIKE_DOTS.fullmatch(segment)
+        else segment
+        for segment in key.split("/")
+    )
 
 
 def _release(response: Any) -> None:

@@ -58,18 +58,18 @@ class UrlSigner:
         except ValueError as e:
             raise BadUrl("the URL is not signed") from e
         found = dict(pairs)
-        if len(found) != len(pairs) or "signature" not in found or not found.get("expires", "").isdigit():
+        if len(found) != len(pairs) or "signature" not in found or not _is_number(found.get("expires", "")):
             raise BadUrl("the URL is not signed")
         length = found.get("length")
-        if length is not None and not length.isdigit():
+        if length is not None and not _is_number(length):
             raise BadUrl("the signature does not fit")
         terms = Terms(
             verb,
             bucket,
             key,
-            int(found["expires"][:15]),
+            int(found["expires"]),
             found.get("type", ""),
-            None if length is None else int(length[:20]),
+            None if length is None else int(length),
             found.get("attachment") == "1",
         )
         if not hmac.compare_digest(self._sign(terms).encode(), found["signature"].encode()):
@@ -90,6 +90,10 @@ class UrlSigner:
             ]
         )
         return urlsafe_b64encode(hmac.digest(self._key, text.encode(), "sha256")).decode().rstrip("=")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
 def blob_path(bucket: str, key: str) -> str:
