@@ -30,6 +30,7 @@ from server.dispatch.counts import QueueCounts
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.seen import SeenWorkers
 from server.events.log import EventLog
+from server.events.relay import Relay
 from server.identity import bootstrap
 from server.identity.authenticator import Authenticator
 from server.identity.changes import Changes
@@ -100,6 +101,7 @@ class Process:
     services: Services
     prepared: bootstrap.Prepared
     heartbeat: Heartbeat
+    relay: Relay | None
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def close(self) -> None:
@@ -168,6 +170,9 @@ async def start(settings: Settings) -> Process:
         stack.push_async_callback(counts.close)
         events = EventLog(db, hub, settings)
         stack.push_async_callback(events.stop)
+        relay = Relay(db, hub, settings) if settings.amqp_url else None
+        if relay is not None:
+            await relay.enter()
         dispatcher = Dispatcher(machine, seen, issuer, clock, changes)
         heartbeat = Heartbeat(machine, dispatcher, clock)
         # Last of all: until its streams' runs have their lease, others must be able to bury this process.
@@ -199,7 +204,7 @@ async def start(settings: Settings) -> Process:
             dispatcher=dispatcher,
             events=events,
         )
-        process = Process(services, prepared, heartbeat, stack.pop_all())
+        process = Process(services, prepared, heartbeat, relay, stack.pop_all())
     return process
 
 
@@ -244,6 +249,8 @@ async def _serve(
     ]
     if settings.loops:
         background += [loop_base.run(loop, stop) for loop in loops(process.services)]
+    if process.relay is not None and settings.relay:
+        background.append(process.relay.run(stop))
     tasks = [asyncio.create_task(work) for work in background]
     for task in tasks:
         task.add_done_callback(lambda done: stop.set())
@@ -300,7 +307,13 @@ def loops(services: Services) -> Sequence[loop_base.Loop]:
             pause_s=settings.expiry_interval_s,
         ),
         ClientExpiry(services.clients, pause_s=settings.expiry_interval_s),
-        EventRetention(services.db, retention_s=settings.event_retention_s, batch=settings.loop_batch_size),
+        EventRetention(
+            services.db,
+            retention_s=settings.event_retention_s,
+            max_bytes=settings.event_log_max_bytes,
+            relayed=bool(settings.amqp_url),
+            batch=settings.loop_batch_size,
+        ),
         *expiry_loops(
             services.db,
             task_delay_s=settings.task_expiration_delay_s,

@@ -74,6 +74,21 @@ class Settings:
     expiry_interval_s: float = setting(3600.0, "pause between two rounds of the expiry loop")
     worker_info_update_s: float = setting(1800.0, "how often a busy worker's row is written anew")
     event_retention_s: float = setting(7 * 86400.0, "how long the event log is kept")
+    event_log_max_bytes: int = setting(
+        0, "size beyond which its oldest events are deleted before their time; 0 for none"
+    )
+
+    # Message broker
+    amqp_url: str = setting(
+        "", "broker that events go to, such as amqps://user:password@host/vhost; empty: none"
+    )
+    amqp_exchange_prefix: str = setting(
+        "exchange/taskcluster-{service}/v1/", "what exchanges' names begin with, {service} being queue, auth"
+    )
+    amqp_confirm_timeout_s: float = setting(
+        15.0, "silence of the broker after which another connection is made"
+    )
+    relay: bool = setting(True, "relay events to the broker inside serve, when this process leads")
 
     # ClaimWork streams (design: the stream is the lease)
     stream_accept_timeout_s: float = setting(10.0, "a claim not accepted by then is taken back")
@@ -163,7 +178,7 @@ class Settings:
         for name, f in known.items():
             if name in environ:
                 values[f.name] = _parse(name, str(f.type), environ[name])
-        allowed_elsewhere = ("TCQUEUE_TEST_", "TCQUEUE_AMQP_", "TCQUEUE_CLIENT_")
+        allowed_elsewhere = ("TCQUEUE_TEST_", "TCQUEUE_CLIENT_")
         for name in environ:
             if name.startswith("TCQUEUE_") and name not in known and not name.startswith(allowed_elsewhere):
                 raise SettingsError(f"{name} is not a setting; `tcqueue serve --help` lists them")
@@ -208,6 +223,8 @@ class Settings:
         lacking = [environment_name(name) for name in azure if not getattr(self, name)]
         if lacking and len(lacking) < len(azure):
             raise SettingsError(f"artifacts in Azure need {', '.join(lacking)}, too")
+        if self.amqp_url and not self.amqp_url.startswith(("amqp://", "amqps://")):
+            raise SettingsError("TCQUEUE_AMQP_URL takes an amqp:// or amqps:// address")
         if self.object_root_url and not self.object_root_url.startswith(("http://", "https://")):
             raise SettingsError("TCQUEUE_OBJECT_ROOT_URL takes an http(s) address")
         if not 0 < self.stream_reclaim_fraction < 1:

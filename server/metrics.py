@@ -18,6 +18,12 @@ CLAIMED = Counter("tcqueue_claimed_runs", "Runs handed to workers", ["task_queue
 LOOP_ROUNDS = Counter("tcqueue_loop_rounds", "Rounds of background loops", ["loop", "result"])
 LOOP_HANDLED = Counter("tcqueue_loop_handled", "Things background loops handled", ["loop"])
 DELETED_BLOBS = Counter("tcqueue_deleted_blobs", "Artifacts and objects whose bytes were deleted")
+RELAY_LEADS = Gauge("tcqueue_relay_leads", "Whether this process relays events to the broker")
+RELAY_PUBLISHED = Counter("tcqueue_relay_published", "Events sent to the broker, repeats included")
+RELAY_ASIDE = Counter("tcqueue_relay_set_aside", "Events that the broker would not have")
+RELAY_BACKLOG = Gauge("tcqueue_relay_backlog_rows", "Rows of the event log that are not relayed yet, at most")
+RELAY_LAG = Gauge("tcqueue_relay_lag_seconds", "Age of the oldest event that is not relayed yet")
+EVENT_LOG_BYTES = Gauge("tcqueue_event_log_bytes", "Size of the event log, about")
 
 _bound: dict[str, tuple[Histogram, Gauge]] = {}
 _codes: dict[tuple[str, str], Counter] = {}

@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.plugins.event_log",
     "tests.plugins.identity",
     "tests.plugins.postgres",
+    "tests.plugins.rabbitmq",
     "tests.plugins.s3",
     "tests.plugins.server",
     "tests.plugins.services",

@@ -28,7 +28,16 @@ _WHERE = settings_options(
 _NOBODY = b"signs nothing here"
 
 
-@click.group(cls=Group, context_settings=CONTEXT)
+@click.group(
+    cls=Group,
+    context_settings=CONTEXT,
+    epilog="""
+\b
+Examples:
+  tcqueue storage setup
+  tcqueue storage check
+""",
+)
 def storage() -> None:
     """Set up and check where artifacts lie."""
 

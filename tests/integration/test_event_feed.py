@@ -258,7 +258,7 @@ async def test_unreadable_log_at_the_start(db: Database, hub: LocalHub) -> None:
 
 
 @pytest.mark.parametrize(("statement", "parameters"), [("read_new_rows", (19_990, 256, 1 << 18)),
-    ("read_kept_rows", (100, 200, "", 256, 1 << 18)), ("delete_old_rows", (0, 100))])  # fmt: skip
+    ("read_kept_rows", (100, 200, "", 256, 1 << 18)), ("delete_old_rows", (0, 100, ""))])  # fmt: skip
 async def test_plans_use_the_index(db: Database, statement: str, parameters: tuple[Any, ...]) -> None:
     """On a table that was analysed empty and then filled."""
     await db.fetch("ANALYZE outbox")

@@ -54,14 +54,18 @@ WHERE l.locktype = 'relation' AND l.relation = 'outbox'::regclass AND l.mode = '
   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
 
 -- name: delete_old_rows
--- Deletes the oldest rows as far as they are older than $1 seconds, $2 at most, and moves the horizon
--- with them. Several processes may do this at once; only one does something. Returns how many.
+-- Deletes the oldest rows as far as they are older than $1 seconds, $2 at most, and none that relay $3
+-- (empty: there is none) has still to bring to its broker, and moves the horizon with them. Several processes
+-- may do this at once; only one does something. Returns how many.
 WITH horizon AS MATERIALIZED (
     SELECT id FROM event_log_horizon FOR UPDATE SKIP LOCKED
 ), oldest AS MATERIALIZED (
     SELECT o.id, o.time < now() - make_interval(secs => $1::double precision) AS is_old
     FROM horizon h CROSS JOIN LATERAL (
-        SELECT id, time FROM outbox WHERE id > h.id ORDER BY id LIMIT $2::integer
+        SELECT id, time FROM outbox
+        WHERE id > h.id
+          AND id < coalesce((SELECT next_id FROM event_relay WHERE name = $3::text), 9223372036854775807)
+        ORDER BY id LIMIT $2::integer
     ) o
 ), deleted AS (
     DELETE FROM outbox
@@ -74,6 +78,18 @@ WITH horizon AS MATERIALIZED (
     WHERE EXISTS (SELECT FROM deleted)
 )
 SELECT count(*) FROM deleted
+
+-- name: estimate_log_size
+-- About how many bytes of events the log holds: its rows times the size of some of them.
+SELECT ((s.drawn - h.id) * coalesce((
+    SELECT avg(octet_length(o.events)) FROM (
+        (SELECT events FROM outbox ORDER BY id LIMIT 100)
+        UNION ALL
+        (SELECT events FROM outbox ORDER BY id DESC LIMIT 100)
+    ) o), 0))::bigint
+FROM event_log_horizon h, LATERAL (
+    SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('outbox', 'id')::regclass), 0) AS drawn
+) s
 
 -- name: read_statuses
 -- Everything of tasks that their statuses show, at one moment. $1 task ids.
