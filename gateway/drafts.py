@@ -79,8 +79,7 @@ class HttpDraft:
             reading.fill_text(message, name, text, wrong_path)
         wrong_query = self._fill_query(message, method) if self._query else []
         for field, name in rule.headers:
-            if self._headers.get(name.encode(), b"").lower() in (b"true", b"1"):
-                setattr(message, field, True)
+            self._fill_header(message, field, self._headers.get(name.encode(), b""))
         refusal: MalformedPayload | None = None
         wrong_body: list[Violation] = []
         if rule.body:
@@ -101,6 +100,15 @@ class HttpDraft:
             self._refuse(method, wrong_path, wrong_query, refusal, wrong_body, broken)
         self._valid = True
         return message
+
+    @staticmethod
+    def _fill_header(message: Message, field: str, value: bytes) -> None:
+        """Fills a field from the header that carries it, if that says something."""
+        if isinstance(getattr(message, field), str):
+            if value:
+                setattr(message, field, value.decode("latin-1"))
+        elif value.lower() in (b"true", b"1"):
+            setattr(message, field, True)
 
     def _fill_body(self, target: Message, elsewhere: set[str], found: list[Violation]) -> None:
         """Fills the message from the body; fields that the URL carries are unknown there."""
@@ -127,7 +135,9 @@ class HttpDraft:
     def _fill_query(self, message: Message, method: Method) -> list[str]:
         """Fills the message from the query string; returns what is wrong with it, a line each."""
         assert method.http is not None
-        known = {message.DESCRIPTOR.fields_by_name[name].camelcase_name: name for name in method.http.query}
+        fields: Any = message.DESCRIPTOR.fields_by_name
+        known = {fields[name].camelcase_name: name for name in method.http.query}
+        lists = {fields[name].camelcase_name for name in method.http.query if fields[name].is_repeated}
         seen: set[str] = set()
         wrong: list[str] = []
         for part in self._query.split(b"&"):
@@ -143,6 +153,8 @@ class HttpDraft:
                 continue
             if name not in known:
                 wrong.append(f"Query-string parameter: {name} is not supported!")
+            elif name in lists:
+                getattr(message, known[name]).append(value)
             elif name in seen:
                 wrong.append(f"Query-string parameter: {name} is given more than once!")
             elif name == "continuationToken" and not value:

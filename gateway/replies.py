@@ -80,6 +80,12 @@ def _gzip(body: bytes) -> bytes:
     return zlib.compress(body, 1, wbits=zlib.MAX_WBITS | 16)
 
 
+def traces(headers: Mapping[bytes, bytes]) -> list[Header]:
+    """The headers of `trace_lines`, for answers that are not written in one piece."""
+    lines = trace_lines(headers).split(b"\r\n")
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines) if name]
+
+
 def trace_lines(headers: Mapping[bytes, bytes]) -> bytes:
     """The caller's trace id, or a fresh one, and an id for this request."""
     trace = headers.get(_TRACE, b"")

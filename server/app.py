@@ -47,6 +47,7 @@ from server.loops.dependencies import Dependencies
 from server.loops.events import EventRetention
 from server.loops.expiry import ClientExpiry, expiry_loops
 from server.loops.heartbeat import Heartbeat
+from server.loops.removed_workers import RemovedWorkers
 from server.objects.backends import Backends
 from server.objects.keeper import ObjectKeeper
 from server.objects.remote import RemoteObjects
@@ -251,6 +252,8 @@ async def _serve(
         background += [loop_base.run(loop, stop) for loop in loops(process.services)]
     if process.relay is not None and settings.relay:
         background.append(process.relay.run(stop))
+    if settings.amqp_url and settings.loops:
+        background.append(removed_workers(process.services).run(stop))
     tasks = [asyncio.create_task(work) for work in background]
     for task in tasks:
         task.add_done_callback(lambda done: stop.set())
@@ -288,6 +291,17 @@ def open_pipelines(services: Services) -> list[Pipeline]:
     """The pipeline of every service; where another deployment has the clients, it also has their API."""
     local = services.settings.auth_mode == "local"
     return [Pipeline(services, service) for service in SERVICES if local or service.name != "Auth"]
+
+
+def removed_workers(services: Services) -> RemovedWorkers:
+    """The consumer of worker-manager's messages."""
+    settings = services.settings
+    return RemovedWorkers(
+        services.machine,
+        settings.amqp_url,
+        queue=f"{settings.amqp_queue_prefix}worker-removed-resolver",
+        exchange_prefix=settings.amqp_worker_manager_prefix,
+    )
 
 
 def loops(services: Services) -> Sequence[loop_base.Loop]:

@@ -88,6 +88,11 @@ class Settings:
     amqp_confirm_timeout_s: float = setting(
         15.0, "silence of the broker after which another connection is made"
     )
+    amqp_worker_manager_prefix: str = setting(
+        "exchange/taskcluster-worker-manager/v1/",
+        "what the exchanges' names begin with on which worker-manager tells of workers that are gone",
+    )
+    amqp_queue_prefix: str = setting("queue/", "what the names of our own queues at the broker begin with")
     relay: bool = setting(True, "relay events to the broker inside serve, when this process leads")
 
     # ClaimWork streams (design: the stream is the lease)

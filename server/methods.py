@@ -44,6 +44,7 @@ class HttpRule:
     headers: tuple[tuple[str, str], ...] = ()
     redirect: str = ""
     response_headers: tuple[tuple[str, str], ...] = ()
+    event_stream: options_pb2.EventStreamRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,12 @@ def _http_rule(
         for field in descriptor.input_type.fields
         if field.GetOptions().Extensions[options_pb2.field].header
     }
-    elsewhere = path_fields | set(rules.unchecked_body) | headers.keys()
+    texts = {
+        field.name
+        for field in descriptor.input_type.fields
+        if field.cpp_type == FieldDescriptor.CPPTYPE_STRING
+    }
+    elsewhere = path_fields | set(rules.unchecked_body) | (headers.keys() - texts)
     names = [field.name for field in descriptor.input_type.fields if field.name not in elsewhere]
     if http.body == "*":
         query = [name for name in names if name in rules.query]
@@ -143,6 +149,7 @@ def _http_rule(
         headers=tuple(sorted(headers.items())),
         redirect=rules.redirect,
         response_headers=tuple(sorted(rules.response_headers.items())),
+        event_stream=rules.event_stream if rules.HasField("event_stream") else None,
     )
 
 

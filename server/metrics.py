@@ -24,6 +24,7 @@ RELAY_ASIDE = Counter("tcqueue_relay_set_aside", "Events that the broker would n
 RELAY_BACKLOG = Gauge("tcqueue_relay_backlog_rows", "Rows of the event log that are not relayed yet, at most")
 RELAY_LAG = Gauge("tcqueue_relay_lag_seconds", "Age of the oldest event that is not relayed yet")
 EVENT_LOG_BYTES = Gauge("tcqueue_event_log_bytes", "Size of the event log, about")
+REMOVED_WORKERS = Counter("tcqueue_removed_workers", "Workers reported gone that still held runs")
 
 _bound: dict[str, tuple[Histogram, Gauge]] = {}
 _codes: dict[tuple[str, str], Counter] = {}

@@ -10,13 +10,10 @@ ITEMS = range(1, 243)
 TRAPS = range(1, 63)
 
 LEGACY = "the 2014 API, mounted beside the modern one"
-BROKER = "the relay to a broker, and what comes from one"
 
 #: What belongs to an issue of its own, and why it cannot be asked through gRPC now.
 LATER: dict[int, str] = {
-    147: f"{BROKER}: worker-manager's messages",
     **dict.fromkeys(range(217, 225), LEGACY),
-    235: f"{BROKER}: worker-manager's messages",
 }
 
 #: The same for the traps of section 9.
@@ -27,7 +24,8 @@ def ticked(letter: str) -> set[int]:
     """The items (Q) or traps (T) that docstrings of tests name, here or among those of the HTTP door."""
     found: set[int] = set()
     here = Path(__file__).parent
-    for path in sorted([*here.glob("test_*.py"), *here.parent.glob("gateway/test_*.py")]):
+    elsewhere = ("gateway/test_*.py", "integration/test_removed_workers.py")
+    for path in sorted([*here.glob("test_*.py"), *(p for each in elsewhere for p in here.parent.glob(each))]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef) and node.name.startswith("test_"):
                 named = re.findall(rf"\b{letter}-(\d+)\b", ast.get_docstring(node) or "")

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tcqueue.v1 import options_pb2 as tcqueue_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tcqueue/v1/event.proto\x12\ntcqueue.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tcqueue/v1/options.proto\"\x89\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65xchange\x18\x02 \x01(\t\x12\x13\n\x0brouting_key\x18\x03 \x01(\t\x12\n\n\x02\x63\x63\x18\x04 \x03(\t\x12\x17\n\x07payload\x18\x05 \x01(\tB\x06\xb2\xd4\x18\x02\x08\x01\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc8\x03\n\x12WatchEventsRequest\x12\x1b\n\texchanges\x18\x01 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12%\n\x0crouting_keys\x18\x02 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\xff\x01\x12h\n\x07task_id\x18\x03 \x01(\tBW\xbaHTrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\xd8\x01\x01\x12n\n\rtask_group_id\x18\x04 \x01(\tBW\xbaHTrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\xd8\x01\x01\x12V\n\rtask_queue_id\x18\x05 \x01(\tB?\xbaH<r725^[a-zA-Z0-9_-]{1,38}/[a-z]([-a-z0-9]{0,36}[a-z0-9])?$\xd8\x01\x01\x12\x1d\n\x06\x63ursor\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01H\x00\x88\x01\x01\x12\x12\n\nfrom_start\x18\x07 \x01(\x08\x42\t\n\x07_cursor\"H\n\x13WatchEventsResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.tcqueue.v1.Event\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tcqueue/v1/event.proto\x12\ntcqueue.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tcqueue/v1/options.proto\"\x89\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65xchange\x18\x02 \x01(\t\x12\x13\n\x0brouting_key\x18\x03 \x01(\t\x12\n\n\x02\x63\x63\x18\x04 \x03(\t\x12\x17\n\x07payload\x18\x05 \x01(\tB\x06\xb2\xd4\x18\x02\x08\x01\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdb\x03\n\x12WatchEventsRequest\x12\x1b\n\texchanges\x18\x01 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12%\n\x0crouting_keys\x18\x02 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\xff\x01\x12h\n\x07task_id\x18\x03 \x01(\tBW\xbaHTrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\xd8\x01\x01\x12n\n\rtask_group_id\x18\x04 \x01(\tBW\xbaHTrO2M^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$\xd8\x01\x01\x12V\n\rtask_queue_id\x18\x05 \x01(\tB?\xbaH<r725^[a-zA-Z0-9_-]{1,38}/[a-z]([-a-z0-9]{0,36}[a-z0-9])?$\xd8\x01\x01\x12\x30\n\x06\x63ursor\x18\x06 \x01(\tB\x1b\xbaH\x05r\x03\x18\xc8\x01\xb2\xd4\x18\x0fr\rlast-event-idH\x00\x88\x01\x01\x12\x12\n\nfrom_start\x18\x07 \x01(\x08\x42\t\n\x07_cursor\"H\n\x13WatchEventsResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.tcqueue.v1.Event\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,11 +47,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['task_queue_id']._loaded_options = None
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['task_queue_id']._serialized_options = b'\272H<r725^[a-zA-Z0-9_-]{1,38}/[a-z]([-a-z0-9]{0,36}[a-z0-9])?$\330\001\001'
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_WATCHEVENTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_WATCHEVENTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\310\001\262\324\030\017r\rlast-event-id'
   _globals['_EVENT']._serialized_start=127
   _globals['_EVENT']._serialized_end=264
   _globals['_WATCHEVENTSREQUEST']._serialized_start=267
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=723
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=725
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=797
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=742
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=744
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=816
 # @@protoc_insertion_point(module_scope)

@@ -319,6 +319,7 @@ class MethodRules(_message.Message):
     UNCHECKED_BODY_FIELD_NUMBER: _builtins.int
     REDIRECT_FIELD_NUMBER: _builtins.int
     RESPONSE_HEADERS_FIELD_NUMBER: _builtins.int
+    EVENT_STREAM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the reference, for instance `createTask`. Empty: gRPC only."""
     title: _builtins.str
@@ -349,6 +350,10 @@ class MethodRules(_message.Message):
     def response_headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Further headers of the answer: header name to response field."""
 
+    @_builtins.property
+    def event_stream(self) -> Global___EventStreamRules:
+        """Of a method that answers with a stream: how its answers travel over HTTP, as server-sent events."""
+
     def __init__(
         self,
         *,
@@ -362,14 +367,45 @@ class MethodRules(_message.Message):
         unchecked_body: _abc.Iterable[_builtins.str] | None = ...,
         redirect: _builtins.str = ...,
         response_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        event_stream: Global___EventStreamRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["scopes", b"scopes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_stream", b"event_stream", "scopes", b"scopes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "name", b"name", "query", b"query", "redirect", b"redirect", "response_headers", b"response_headers", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "event_stream", b"event_stream", "name", b"name", "query", b"query", "redirect", b"redirect", "response_headers", b"response_headers", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MethodRules: _TypeAlias = MethodRules  # noqa: Y015
+
+@_typing.final
+class EventStreamRules(_message.Message):
+    """How the answers of a stream become server-sent events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    items: _builtins.str
+    """Response field, a list: an event for each item, whose data is the item's JSON."""
+    type: _builtins.str
+    """Field of an item that is the event's type."""
+    id: _builtins.str
+    """Response field that is the id of the last event of an answer, from which a client that comes back goes on."""
+    def __init__(
+        self,
+        *,
+        items: _builtins.str = ...,
+        type: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "items", b"items", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventStreamRules: _TypeAlias = EventStreamRules  # noqa: Y015
 
 @_typing.final
 class FieldRules(_message.Message):
@@ -425,7 +461,7 @@ class FieldRules(_message.Message):
     """A word of a routing key that may hold several words with dots between."""
     header: _builtins.str
     """The header that carries the field over HTTP, for instance `x-taskcluster-skip-cdn`; a flag is set by
-    `true` and `1`, whatever their case.
+    `true` and `1`, whatever their case. A text may stand in the query string, too; the header wins.
     """
     @_builtins.property
     def known_keys(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -245,3 +245,9 @@ FROM (
     GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 ) n
 WHERE w.task_queue_id = n.task_queue_id AND w.worker_group = n.worker_group AND w.worker_id = n.worker_id
+
+-- name: runs_of_worker
+-- The running runs of a worker. $1 queue, $2 worker group, $3 worker id.
+SELECT task_id, run_id FROM runs
+WHERE task_queue_id = $1::text AND state = 'running' AND worker_group = $2::text AND worker_id = $3::text
+ORDER BY task_id

@@ -1,0 +1,136 @@
+"""One call over HTTP on its way through the pipeline and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gateway import bodies, failures, replies, signing
+from gateway.drafts import HttpDraft
+from gateway.protocol import Exchange
+from gateway.routes import MalformedPath, Route, decode
+from server.codec import writing
+from server.errors import AuthenticationFailed, InvalidRequestArguments, QueueError
+from server.identity.model import HawkRequest
+from server.methods import HttpRule
+from server.pipeline import incident
+
+Headers = Mapping[bytes, bytes]
+
+_WWW_AUTHENTICATE = ((b"www-authenticate", b"hawk"),)
+
+
+class HttpCall:
+    """A request and what becomes of it."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        verb: str,
+        receive: bodies.Receive,
+        headers: Headers,
+        host: str,
+        port: int,
+        route: Route,
+        schema_id: str | None,
+    ) -> None:
+        self.exchange = exchange
+        self._verb = verb
+        self._receive = receive
+        self.headers = headers
+        self._host = host
+        self._port = port
+        self.route = route
+        self._schema_id = schema_id
+        self._parameters: Mapping[str, str] = {}
+        self._draft: HttpDraft | None = None
+
+    async def answer(self, texts: Sequence[str]) -> tuple[int, bytes, Sequence[replies.Header]]:
+        """Status, body and further headers. Raises ClientGone when nobody is left to be answered."""
+        method = self.route.method
+        try:
+            response = await self._respond(texts)
+            rule = method.http
+            assert rule is not None
+            if rule.success_status == 204:
+                return 204, b"", ()
+            value = _body(response, rule.response_body)
+            extra = _headers(response, rule) if rule.redirect or rule.response_headers else ()
+            return rule.success_status, writing.to_bytes(value, indent=True), extra
+        except QueueError as e:
+            return self.failed(e)
+        except Exception as e:
+            if isinstance(e, bodies.ClientGone):
+                raise
+            return self.failed(incident(method, e))
+
+    async def _respond(self, texts: Sequence[str]) -> Message:
+        draft, credential = await self.draft(texts)
+        exchange = self.exchange
+        # A long poll whose client hangs up must claim nothing any more (compat.md 6).
+        exchange.waiting = True
+        try:
+            return await self.route.pipeline.call(self.route.method, draft, credential)
+        except asyncio.CancelledError:
+            if exchange.abandoned:
+                raise bodies.ClientGone from None
+            raise
+        finally:
+            exchange.waiting = False
+
+    async def draft(self, texts: Sequence[str]) -> tuple[HttpDraft, HawkRequest | None]:
+        """The request, to be judged by the pipeline, and who sent it. Raises QueueError, ClientGone."""
+        route = self.route
+        try:
+            values = [decode(text) for text in texts]
+        except MalformedPath as e:
+            raise InvalidRequestArguments(f"Invalid URL patterns:\n  * {e}") from None
+        self._parameters = dict(zip(route.arguments, values, strict=True))
+        body = await bodies.read(self._receive, self.headers)
+        content_type = self.headers.get(b"content-type")
+        self._draft = HttpDraft(
+            route,
+            values,
+            self.exchange.target.partition("?")[2].encode("latin-1"),
+            body,
+            None if content_type is None else content_type.decode("latin-1"),
+            self._schema_id,
+            self.headers,
+        )
+        credential = signing.hawk_request(
+            self._verb, self.exchange.target, self.headers, body, self._host, self._port
+        )
+        return self._draft, credential
+
+    def failed(self, error: QueueError) -> tuple[int, bytes, Sequence[replies.Header]]:
+        """An error as an answer: status, body and further headers."""
+        payload = {} if self._draft is None else self._draft.payload
+        body: Any = error.body
+        if body is None:
+            name = self.route.method.reference_name or self.route.method.handler_name
+            body = failures.body_of(error, name, self._parameters, payload)
+        extra: Sequence[replies.Header] = [
+            (name.encode(), value.encode("latin-1")) for name, value in error.headers.items()
+        ]
+        if isinstance(error, AuthenticationFailed):
+            extra = _WWW_AUTHENTICATE
+        return error.http_status, writing.to_bytes(body, indent=True), extra
+
+
+def _headers(response: Message, rule: HttpRule) -> list[replies.Header]:
+    """Where the answer leads, and what else its headers say."""
+    found = []
+    if rule.redirect:
+        found.append((b"location", str(getattr(response, rule.redirect)).encode("ascii")))
+    for name, field in rule.response_headers:
+        found.append((name.encode(), str(writing.field_value(response, field)).encode("ascii")))
+    return found
+
+
+def _body(response: Message, field: str) -> Any:
+    if not field:
+        return writing.to_value(response)
+    return writing.field_value(response, field)
