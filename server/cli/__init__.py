@@ -31,6 +31,7 @@ _ENTRIES = {
     "demo": _Entry("demo:demo", "Watch the whole thing work, on this repository's own build.", "Run"),
     "task": _Entry("task:task", "Create, look at and change tasks.", "Use"),
     "group": _Entry("group:group", "Create, look at and change task groups.", "Use"),
+    "events": _Entry("events:events", "Watch events, or send them again.", "Use"),
     "queue": _Entry("queue:queue", "Look at task queues and their workers.", "Use"),
     "token": _Entry("token:token", "Print a token for grpcurl and other gRPC tools.", "Use"),
     "client": _Entry("clients:client", "Make and change clients, in the database.", "Administer"),
@@ -41,6 +42,7 @@ _ENTRIES = {
     ),
     "storage": _Entry("storage:storage", "Set up and check where artifacts lie.", "Administer"),
     "check": _Entry("check:check", "Check settings, database and ports.", "Administer"),
+    "relay": _Entry("relay:relay", "Bring events to a message broker.", "Loops"),
     "claim-reaper": _Entry("loops:claim_reaper", "Retry runs whose worker is gone.", "Loops"),
     "deadline-reaper": _Entry("loops:deadline_reaper", "End tasks whose deadline has passed.", "Loops"),
     "dependency-resolver": _Entry(

@@ -69,7 +69,7 @@ async def _run(settings: Settings, chosen: frozenset[str], once: bool) -> dict[s
                 raise RuntimeError(f"the loops {sorted(chosen)} are not all there")
             if once:
                 return {loop.name: await _until_idle(loop) for loop in loops}
-            await _for_ever([process.heartbeat.run, *(_driven(loop) for loop in loops)])
+            await for_ever([process.heartbeat.run, *(_driven(loop) for loop in loops)])
             return {}
         finally:
             await process.close()
@@ -92,7 +92,7 @@ def _driven(loop: loop_base.Loop) -> Driven:
     return lambda stop: loop_base.run(loop, stop)
 
 
-async def _for_ever(work: Iterable[Driven]) -> None:
+async def for_ever(work: Iterable[Driven]) -> None:
     """Until a signal, or until one of them gives up, which ends the command with its error."""
     stop = asyncio.Event()
     event_loop = asyncio.get_running_loop()
