@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -58,11 +59,15 @@ class Report:
 
 
 @contextmanager
-def server() -> Iterator[Target]:
-    """A fresh embedded instance in a process of its own."""
+def server(**variables: str) -> Iterator[Target]:
+    """A fresh embedded instance in a process of its own, with these further settings."""
     with tempfile.TemporaryDirectory(prefix="tcqueue-bench-") as folder:
         process = subprocess.Popen(
-            [*SERVER_COMMAND, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*SERVER_COMMAND, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **variables},
         )
         try:
             said = json.loads(_line(process.stdout))
@@ -326,6 +331,30 @@ def artifact_store(report: Report, quick: bool) -> None:
         report.add("artifact_expiry_per_s", rate, "1/s", f"{count:,} artifacts with a file each")
 
 
+def event_relay(report: Report, quick: bool) -> None:
+    """Events to RabbitMQ on this machine, into a durable queue."""
+    if shutil.which("rabbitmq-server") is None:
+        print("  rabbitmq-server is not installed: left out")
+        return
+    from bench import relay
+
+    count, rounds = (50_000, 1) if quick else (200_000, 3)
+    rates = []
+    for _ in range(rounds):
+        with relay.broker() as url, server() as target:
+            rates.append(relay.drain(target.dsn, url, count))
+    report.add("relay_events_per_s", statistics.median(rates), "1/s", f"{count:,} waiting, with confirms")
+    with relay.broker() as url, server(TCQUEUE_AMQP_URL=url) as target:
+        lag = relay.Lag(url)
+        rate = drive(
+            target, "lives", "bench/lag", workers=12, slots=1, batch=1, callers=12, seconds=4 if quick else 15
+        )
+        cuts = statistics.quantiles(lag.end(), n=100)
+        for percent in (50, 99):
+            note = f"from the end of a run to a consumer, at {rate:.0f} lives/s"
+            report.add(f"relay_lag_p{percent}_ms", cuts[percent - 1], "ms", note)
+
+
 def codec_beside_json_format(report: Report, quick: bool) -> None:
     """What JSON costs, ours and protobuf's own."""
     for name, value in codec.measure().items():
@@ -370,6 +399,7 @@ PARTS: dict[str, Callable[[Report, bool], None]] = {
     "claim_cost": claim_cost,
     "http": http,
     "artifacts": artifact_store,
+    "relay": event_relay,
     "codec": codec_beside_json_format,
 }
 

@@ -110,7 +110,8 @@ class HttpCall:
         payload = {} if self._draft is None else self._draft.payload
         body: Any = error.body
         if body is None:
-            name = self.route.method.reference_name or self.route.method.handler_name
+            method = self.route.method
+            name = method.reference_name or method.name[0].lower() + method.name[1:]
             body = failures.body_of(error, name, self._parameters, payload)
         extra: Sequence[replies.Header] = [
             (name.encode(), value.encode("latin-1")) for name, value in error.headers.items()

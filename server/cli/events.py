@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from server.cli.base import CONTEXT, CommandError, Group, json_option, moment, print_json_line
+from server.cli.base import CONTEXT, CommandError, Group, json_option, print_json_line
 from server.cli.calls import Queue, with_queue
 from server.cli.databases import database_url, quiet, require_schema, unreachable
 from server.cli.settings import read_settings, settings_options
@@ -86,7 +86,7 @@ def _line(event: Event) -> str:
     subject = "/".join(words[1:3]) if len(words) == 10 else words[1]
     routes = f"  {' '.join(event.cc)}" if event.cc else ""
     exchange = click.style(f"{event.exchange:<22}", fg="cyan")
-    return f"{moment(event.time.ToDatetime(UTC))}  {exchange}  {subject}{routes}"
+    return f"{event.time.ToDatetime(UTC):%Y-%m-%d %H:%M:%SZ}  {exchange}  {subject}{routes}"
 
 
 @events.command(
