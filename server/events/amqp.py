@@ -19,7 +19,7 @@ _HEARTBEAT_S = 10
 
 class BrokerLost(Exception):
     """The connection is of no use any more. `refused`: the broker closed the channel because of something it
-    was sent, or would not take a message; `text` is what it said."""
+    was sent; `text` is what it said."""
 
     def __init__(self, text: str, *, refused: bool = False) -> None:
         super().__init__(text)

@@ -127,7 +127,7 @@ class Publisher:
         method = frame.method  # type: ignore[attr-defined]
         if isinstance(method, pika.spec.Basic.Nack):
             # What comes behind it is under way: only from the start of it all does the order hold.
-            self._channel.abort(BrokerLost("the broker would not take a message", refused=True))
+            self._channel.abort(BrokerLost("the broker would not take a message"))
         elif method.multiple:
             while self._waiting and self._waiting[0] <= method.delivery_tag:
                 self._early.discard(self._waiting.popleft())

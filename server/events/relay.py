@@ -18,6 +18,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -118,8 +119,8 @@ class Relay:
                     metrics.RELAY_LEADS.set(1)
                     log.info("this process relays events to the broker")
                     while True:
-                        begun = await self._relay(lead)
-                        failures = 0 if begun else failures + 1
+                        advanced = await self._relay(lead)
+                        failures = 0 if advanced else failures + 1
                         await lead.check()
                         await asyncio.sleep(_pause(failures))
             except (LeadLost, Unavailable) as e:
@@ -132,8 +133,8 @@ class Relay:
             await asyncio.sleep(_LEAD_POLL_S)
 
     async def _relay(self, lead: _Lead) -> bool:
-        """Connects and relays until the connection ends; whether it got as far as publishing. Raises LeadLost
-        and Unavailable."""
+        """Connects and relays until the connection ends; whether that brought the mark forward. Raises
+        LeadLost and Unavailable."""
         try:
             channel = await Channel.opened(self._url)
         except BrokerLost as e:
@@ -149,9 +150,16 @@ class Relay:
             log.warning("the broker is lost; the relay begins again at its mark", error=e.text)
             if stretch is not None:
                 self._note_refusal(stretch, e)
+                # What was confirmed need not come again.
+                await stretch.move_mark(at_once=True)
+        except asyncio.CancelledError:
+            if stretch is not None:
+                with suppress(LeadLost, Unavailable):
+                    await stretch.move_mark(at_once=True)
+            raise
         finally:
             await channel.close()
-        return stretch is not None
+        return stretch is not None and stretch.advanced
 
     def _note_refusal(self, stretch: _Stretch, lost: BrokerLost) -> None:
         """After a refusal events are sent one at a time, until past the last one that was under way."""
@@ -221,12 +229,17 @@ class _Stretch:
         #: Rows under way: the tag of the row's last event, and the row behind it.
         self._rows: deque[tuple[int, int]] = deque()
         #: Behind what the broker has confirmed, and behind what the database knows to be confirmed.
-        self._confirmed = self._marked = next_id
+        self._confirmed = self._marked = self._first = next_id
         self._marked_at = 0.0
         #: The last row of which anything was sent.
         self.sent_to = 0
         #: The event that is under way by itself.
         self.alone: Event | None = None
+
+    @property
+    def advanced(self) -> bool:
+        """Whether the broker has confirmed anything."""
+        return self._confirmed > self._first
 
     async def run(self) -> None:
         """Relays. Raises BrokerLost, LeadLost, Unavailable."""
@@ -241,8 +254,8 @@ class _Stretch:
                 self._rows.append((tag, row.id + 1))
                 while self._publisher.unconfirmed >= _WINDOW:
                     await self._publisher.progress(self._relay.confirm_s)
-                    await self._move_mark()
-            await self._move_mark()
+                    await self.move_mark()
+            await self.move_mark()
             if not page.rows or not page.more:
                 await self._rest()
 
@@ -270,13 +283,13 @@ class _Stretch:
             await asyncio.sleep(min(_GAP_PAUSE_S * looks, 0.05))
         elif self._publisher.unconfirmed:
             await self._publisher.progress(self._relay.confirm_s)
-            await self._move_mark()
+            await self.move_mark()
         else:
-            await self._move_mark(at_once=True)
+            await self.move_mark(at_once=True)
             await self._lead.check()
             await self._relay.woken(1.0)
 
-    async def _move_mark(self, *, at_once: bool = False) -> None:
+    async def move_mark(self, *, at_once: bool = False) -> None:
         """Moves the mark behind all rows that are confirmed; now and then, or at once."""
         first = self._publisher.first_unconfirmed
         mark = self._confirmed

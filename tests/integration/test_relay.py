@@ -130,6 +130,15 @@ async def _until(what: Any) -> None:
             await asyncio.sleep(0.01)
 
 
+async def _settled(db: Database) -> None:
+    """Returns once everything is confirmed and marked: what is not may come again."""
+
+    async def relayed() -> bool:
+        return (await backlog(db))[0] == 0
+
+    await _until(relayed)
+
+
 async def test_messages(db: Database, hub: LocalHub, relays: Relays, consumer: Consumer) -> None:
     """queue.md 5.1: persistent JSON on a durable topic exchange; ids that are the same in every repeat."""
     consumer.bind_all()
@@ -174,16 +183,14 @@ async def test_what_was_written_before_the_first_relay_stays(
     relay = await relays.start()
     await write(db, hub, row("new"))
     assert await consumer.marks(1) == ["new"]
+    await _settled(db)
     await relays.stop(relay)
     await write(db, hub, *(row(i) for i in range(700)))
     assert (await backlog(db))[0] == 700
     await relays.start()
     assert await consumer.marks(700) == list(range(700))
-
-    async def is_done() -> bool:
-        return await backlog(db) == (0, 0.0)
-
-    await _until(is_done)
+    await _settled(db)
+    assert await backlog(db) == (0, 0.0)
 
 
 async def test_one_leads(db: Database, hub: LocalHub, relays: Relays, consumer: Consumer) -> None:
@@ -193,6 +200,7 @@ async def test_one_leads(db: Database, hub: LocalHub, relays: Relays, consumer: 
     for number in range(3):
         await write(db, hub, row(number))
         assert await consumer.marks(1) == [number]
+        await _settled(db)
         (leader,) = [relay for relay in started if relay.leading]
         started.remove(leader)
         await relays.stop(leader)
@@ -208,11 +216,13 @@ async def test_a_leader_of_yesterday(db: Database, hub: LocalHub, relays: Relays
     await relays.start()
     await write(db, hub, row(1))
     assert await consumer.marks(1) == [1]
+    await _settled(db)
     await db.fetch("update event_relay set epoch = epoch + 1")
     await write(db, hub, row(2))
     assert await consumer.marks(1) == [2]
     # It was published before the mark was found to be another's, and so it comes again.
     assert await consumer.marks(1) == [2]
+    await _settled(db)
     await write(db, hub, row(3))
     assert await consumer.marks(1) == [3]
 
@@ -225,6 +235,7 @@ async def test_the_lead_is_lost_with_its_connection(
     first = await relays.start()
     await write(db, hub, row(1))
     await consumer.marks(1)
+    await _settled(db)
     second = await relays.start()
     await db.fetch(
         "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -274,6 +285,7 @@ async def test_what_the_broker_refuses(
     await relays.start()
     await write(db, hub, row(1))
     await consumer.marks(1)
+    await _settled(db)
     consumer.channel.exchange_delete(consumer.names["task-pending"])
     await write(db, hub, row(2))
 
@@ -335,6 +347,28 @@ async def _lives(services: Services) -> None:
     await api("CancelTask", task_id=await api.create())
 
 
+async def test_what_the_broker_has_no_room_for(
+    db: Database, hub: LocalHub, relays: Relays, consumer: Consumer
+) -> None:
+    """A message that is not taken is tried until it is, in its order, and never set aside."""
+    full = consumer.channel.queue_declare(
+        "", exclusive=True, arguments={"x-max-length": 2, "x-overflow": "reject-publish"}
+    ).method.queue
+    consumer.channel.queue_bind(full, consumer.names["task-pending"], "#")
+    await relays.start()
+    await write(db, hub, *(row(i) for i in range(8)))
+    found: list[int] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(set(found)) < 8:
+            method, _, body = consumer.channel.basic_get(full, auto_ack=True)
+            if method is None:
+                await asyncio.sleep(0.02)
+            else:
+                found.append(json.loads(body)["mark"])
+    assert list(dict.fromkeys(found)) == list(range(8))
+    assert await db.fetch("select from events_aside") == []
+
+
 async def test_retention(db: Database, hub: LocalHub, relays: Relays, consumer: Consumer) -> None:
     """What the broker has still to get is kept, whatever its age and however much it is."""
     relay = await relays.start()
@@ -347,11 +381,7 @@ async def test_retention(db: Database, hub: LocalHub, relays: Relays, consumer: 
     consumer.bind_all()
     await relays.start()
     assert await consumer.marks(40) == list(range(40))
-
-    async def relayed() -> bool:
-        return (await backlog(db))[0] == 0
-
-    await _until(relayed)
+    await _settled(db)
     large = EventRetention(db, retention_s=1e9, max_bytes=20_000, relayed=True, batch=10)
     while await large.run_once():
         pass
