@@ -149,6 +149,7 @@ def test_every_hot_statement_is_guarded() -> None:
         "forget_process": "touches the process table only",
         "expired_claims": "guarded by its own test below",
         "append_recent_tasks": "touches workers only",
+        "runs_of_worker": "once for a worker that is gone",
     }
     names = {*TRANSITIONS, *CLAIMS, *CREATION}
     assert names == {*_cases(), *cold}
