@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,8 @@ import structlog
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 log = structlog.get_logger(__name__)
+# It tells a lost connection in ten lines, with stacks; whoever uses this module tells it in one.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 _CONNECT_S = 15.0
 _HEARTBEAT_S = 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -38,6 +39,13 @@ async def test_tls(broker: Broker, certificate: tuple[str, str], tmp_path: Path)
     port = _configured(broker, certificate)
     await asyncio.to_thread(broker.start)
     options = quote(json.dumps({"ca_certs": certificate[0]}))
+    # The listener without TLS, by which a broker shows that it is there, comes first.
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(OSError):
+                socket.create_connection(("localhost", port), timeout=5).close()
+                break
+            await asyncio.sleep(0.1)
     channel = await Channel.opened(f"amqps://guest:guest@localhost:{port}/?ssl_options={options}")
     publisher = await Publisher.on(channel, exchange_names("tls/{service}/"))
     assert publisher.unconfirmed == 0
