@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import orjson
+import structlog
 
 from server.blobs.disk import DiskStore, IncomingBlob, OpenBlob, Stored
 from server.blobs.signing import BadUrl, Terms, split_path
@@ -30,7 +31,12 @@ from server.store.statements import load
 _ARTIFACTS = load("artifacts")
 _OBJECTS = load("objects")
 
+log = structlog.get_logger(__name__)
+
 Header = tuple[bytes, bytes]
+
+_BEGUN = "tcqueue.begun"
+"""In the scope once an answer's head has gone out."""
 
 _GATHERED_BYTES = 1024 * 1024
 """How much of an upload is gathered before it is written."""
@@ -91,11 +97,14 @@ class BlobDoor:
             return
         except _Refused as e:
             await _refuse(scope, send, e)
-        except QueueError as e:
-            await _refuse(scope, send, _Refused(e.http_status, e.code, e.message))
         except Exception as e:
-            error = incident_of("artifact content", e)
-            await _refuse(scope, send, _Refused(500, error.code, error.message))
+            error = e if isinstance(e, QueueError) else incident_of("artifact content", e)
+            if scope.get(_BEGUN):
+                # The client sees by its length that the content is not whole.
+                log.warning("an artifact's content broke off", error=error.message)
+                scope["exchange"].hang_up()
+                return
+            await _refuse(scope, send, _Refused(error.http_status, error.code, error.message))
 
     def _terms(self, scope: MutableMapping[str, Any], verb: str) -> Terms:
         """What the request's URL allows. Raises _Refused."""
@@ -187,6 +196,7 @@ class BlobDoor:
                 await _answer(send, status, head)
                 return
             await send({"type": "http.response.start", "status": status, "headers": [*_ALWAYS, *head]})
+            scope[_BEGUN] = True
             chunks = self._store.chunks(blob, begin, end)
             async for piece in chunks:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -55,6 +55,10 @@ class Exchange:
         """Whether the client has hung up."""
         return self._cycle.disconnected
 
+    def hang_up(self) -> None:
+        """Ends the connection in the middle of an answer."""
+        self._cycle.transport.abort()
+
     async def reply(self, status: int, head: bytes, body: bytes) -> None:
         """Sends the whole answer; `head` are header lines, each with its end. A client that is gone
         gets none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import os
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from server.blobs.disk import DiskStore
+from server.blobs.disk import DiskStore, OpenBlob
 from server.blobs.store import BlobMeta
 from tests.conformance.test_artifacts import Run, begun
 from tests.plugins.server import Queue
@@ -849,3 +850,22 @@ async def test_no_file_of_the_folder_by_its_name(public: Content) -> None:
         for bucket in ("public/", "private/", ""):
             url = f"{base}/artifacts/{bucket}{path.relative_to(public.folder)}"
             assert (await public.client.get(url)).status_code in (403, 404)
+
+
+async def test_content_that_breaks_off(private: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails in the middle: the connection ends, and nobody takes a part for the whole."""
+    data = os.urandom(5_000_000)
+    url = await private.create()
+    assert (await private.client.put(url, content=data, headers=TEXT)).status_code == 200
+    right = OpenBlob.read
+
+    def failing(self: OpenBlob, offset: int, most: int) -> bytes:
+        if offset > 2_000_000:
+            raise OSError(5, "Input/output error")
+        return right(self, offset, most)
+
+    monkeypatch.setattr(OpenBlob, "read", failing)
+    with pytest.raises(httpx.HTTPError):
+        await private.get()
+    monkeypatch.setattr(OpenBlob, "read", right)
+    assert (await private.get()).content == data
