@@ -1,4 +1,5 @@
-"""A real RabbitMQ for tests: the program of Debian's package, started privately.
+"""A real RabbitMQ for tests: the one of TCQUEUE_AMQP_URL, else the program of Debian's package, started
+privately.
 
 Fixtures: `rabbitmq` (one broker per session, started by the first test that asks; to be left as it was
 found), `broker` (one of the test's own, to stop, kill and freeze), `amqp_prefix` (names of the test's own
@@ -31,7 +32,9 @@ _START_S = 60.0
 class Broker:
     """A RabbitMQ of our own: its own node name, ports, data and log."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str = "") -> None:
+        """`url` is that of a broker which runs already, and is not to be started or stopped."""
+        self._url = url
         self.folder = folder
         self.port = _free_port()
         self._node = f"tcqueue-{uuid.uuid4().hex[:8]}@localhost"
@@ -57,7 +60,7 @@ class Broker:
     @property
     def url(self) -> str:
         """Its default virtual host."""
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+        return self._url or f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
     def start(self) -> None:
         """Starts it; returns when it answers."""
@@ -127,6 +130,11 @@ def _need() -> None:
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[Broker]:
     """The session's broker."""
+    running = os.environ.get("TCQUEUE_AMQP_URL")
+    if running:
+        with tempfile.TemporaryDirectory(prefix="tcqueue-mq-") as folder:
+            yield Broker(Path(folder), running)
+        return
     _need()
     with tempfile.TemporaryDirectory(prefix="tcqueue-mq-", ignore_cleanup_errors=True) as folder:
         broker = Broker(Path(folder))
