@@ -8,7 +8,7 @@ from typing import Any
 from gateway import bodies, event_streams, replies, signing
 from gateway.calls import HttpCall
 from gateway.protocol import Exchange
-from gateway.routes import Place, RouteTable, route_for, verbs
+from gateway.routes import Place, RouteTable, routes_for, verbs
 from server.methods import Method
 from server.pipeline import Pipeline
 
@@ -45,17 +45,16 @@ class Api:
         if verb == "OPTIONS" and places:
             await _answer_options(exchange, headers, places)
             return
-        chosen = route_for(verb, places)
-        if chosen is None:
+        choices = routes_for(verb, places)
+        if not choices:
             await replies.send(exchange, headers, verb, 404, NOT_FOUND)
             return
-        route, texts = chosen
-        call = HttpCall(exchange, verb, receive, headers, host, port, route, self._schema_id(route.method))
-        if route.method.server_streaming:
-            await event_streams.answer(call, texts, send, verb)
+        call = HttpCall(exchange, verb, receive, headers, host, port, choices, self._schema_id)
+        if call.route.method.server_streaming:
+            await event_streams.answer(call, send, verb)
             return
         try:
-            status, body, extra = await call.answer(texts)
+            status, body, extra = await call.answer()
         except bodies.ClientGone:
             return
         await replies.send(exchange, headers, verb, status, body, extra=extra)

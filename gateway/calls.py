@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -11,11 +11,11 @@ from google.protobuf.message import Message
 from gateway import bodies, failures, replies, signing
 from gateway.drafts import HttpDraft
 from gateway.protocol import Exchange
-from gateway.routes import MalformedPath, Route, decode
+from gateway.routes import Choice, MalformedPath, decode
 from server.codec import writing
-from server.errors import AuthenticationFailed, InvalidRequestArguments, QueueError
+from server.errors import AuthenticationFailed, InvalidRequestArguments, MalformedPayload, QueueError
 from server.identity.model import HawkRequest
-from server.methods import HttpRule
+from server.methods import HttpRule, Method
 from server.pipeline import incident
 
 Headers = Mapping[bytes, bytes]
@@ -34,41 +34,45 @@ class HttpCall:
         headers: Headers,
         host: str,
         port: int,
-        route: Route,
-        schema_id: str | None,
+        choices: Sequence[Choice],
+        schema_id: Callable[[Method], str | None],
     ) -> None:
+        """`choices` are the routes of this path and verb, the best first: an elder's may leave a request that
+        is not meant for it to the next."""
         self.exchange = exchange
         self._verb = verb
         self._receive = receive
         self.headers = headers
         self._host = host
         self._port = port
-        self.route = route
+        self._choices = choices
+        self.route, self._texts = choices[0]
         self._schema_id = schema_id
         self._parameters: Mapping[str, str] = {}
         self._draft: HttpDraft | None = None
 
-    async def answer(self, texts: Sequence[str]) -> tuple[int, bytes, Sequence[replies.Header]]:
+    async def answer(self) -> tuple[int, bytes, Sequence[replies.Header]]:
         """Status, body and further headers. Raises ClientGone when nobody is left to be answered."""
-        method = self.route.method
         try:
-            response = await self._respond(texts)
-            rule = method.http
+            response = await self._respond()
+            rule = self.route.method.http
             assert rule is not None
-            if rule.success_status == 204:
+            if rule.success_status == 204 or _nothing(response, rule.response_body):
                 return 204, b"", ()
-            value = _body(response, rule.response_body)
             extra = _headers(response, rule) if rule.redirect or rule.response_headers else ()
+            if rule.empty_body:
+                return rule.success_status, b"", extra
+            value = _body(response, rule.response_body)
             return rule.success_status, writing.to_bytes(value, indent=True), extra
         except QueueError as e:
             return self.failed(e)
         except Exception as e:
             if isinstance(e, bodies.ClientGone):
                 raise
-            return self.failed(incident(method, e))
+            return self.failed(incident(self.route.method, e))
 
-    async def _respond(self, texts: Sequence[str]) -> Message:
-        draft, credential = await self.draft(texts)
+    async def _respond(self) -> Message:
+        draft, credential = await self.draft()
         exchange = self.exchange
         # A long poll whose client hangs up must claim nothing any more (compat.md 6).
         exchange.waiting = True
@@ -81,15 +85,14 @@ class HttpCall:
         finally:
             exchange.waiting = False
 
-    async def draft(self, texts: Sequence[str]) -> tuple[HttpDraft, HawkRequest | None]:
+    async def draft(self) -> tuple[HttpDraft, HawkRequest | None]:
         """The request, to be judged by the pipeline, and who sent it. Raises QueueError, ClientGone."""
-        route = self.route
-        try:
-            values = [decode(text) for text in texts]
-        except MalformedPath as e:
-            raise InvalidRequestArguments(f"Invalid URL patterns:\n  * {e}") from None
-        self._parameters = dict(zip(route.arguments, values, strict=True))
+        values = self._values()
         body = await bodies.read(self._receive, self.headers)
+        if len(self._choices) > 1 and self._yields(body):
+            self.route, self._texts = self._choices[1]
+            values = self._values()
+        route = self.route
         content_type = self.headers.get(b"content-type")
         self._draft = HttpDraft(
             route,
@@ -97,13 +100,36 @@ class HttpCall:
             self.exchange.target.partition("?")[2].encode("latin-1"),
             body,
             None if content_type is None else content_type.decode("latin-1"),
-            self._schema_id,
+            self._schema_id(route.method),
             self.headers,
         )
         credential = signing.hawk_request(
             self._verb, self.exchange.target, self.headers, body, self._host, self._port
         )
         return self._draft, credential
+
+    def _values(self) -> list[str]:
+        """The path's arguments, decoded. Raises InvalidRequestArguments."""
+        try:
+            values = [decode(text) for text in self._texts]
+        except MalformedPath as e:
+            raise InvalidRequestArguments(f"Invalid URL patterns:\n  * {e}") from None
+        self._parameters = dict(zip(self.route.arguments, values, strict=True))
+        return values
+
+    def _yields(self, body: bytes) -> bool:
+        """Whether a request is meant for today's method at the path of an elder's."""
+        rule = self.route.method.http
+        assert rule is not None
+        if not body:
+            return rule.yields_without_body
+        if not rule.yields_with:
+            return False
+        try:
+            value = bodies.parse(body)
+        except MalformedPayload:
+            return False
+        return isinstance(value, dict) and not rule.yields_with.isdisjoint(value)
 
     def failed(self, error: QueueError) -> tuple[int, bytes, Sequence[replies.Header]]:
         """An error as an answer: status, body and further headers."""
@@ -129,6 +155,14 @@ def _headers(response: Message, rule: HttpRule) -> list[replies.Header]:
     for name, field in rule.response_headers:
         found.append((name.encode(), str(writing.field_value(response, field)).encode("ascii")))
     return found
+
+
+def _nothing(response: Any, field: str) -> bool:
+    """Whether the one thing that the answer could be is not there."""
+    if not field:
+        return False
+    descriptor = response.DESCRIPTOR.fields_by_name[field]
+    return bool(descriptor.has_presence) and not response.HasField(field)
 
 
 def _body(response: Message, field: str) -> Any:

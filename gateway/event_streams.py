@@ -25,14 +25,14 @@ _HEAD = (
 _RETRY = b"retry: 2000\n\n"
 
 
-async def answer(call: HttpCall, texts: Any, send: Any, verb: str) -> None:
+async def answer(call: HttpCall, send: Any, verb: str) -> None:
     """Answers a call with its stream, until the client hangs up. What is refused is refused as any call is;
     what breaks later ends the stream with an event `error`, and clients come back by themselves."""
     method = call.route.method
     begun = False
     call.exchange.waiting = True
     try:
-        draft, credential = await call.draft(texts)
+        draft, credential = await call.draft()
         stream = cast("AsyncGenerator[Message, None]", call.route.pipeline.stream(method, draft, credential))
         async with aclosing(stream) as responses:
             async for response in responses:

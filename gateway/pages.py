@@ -23,7 +23,7 @@ _PROBE = load("database")["probe"]
 _PAGE = """tcqueue {version}
 
 gRPC    the queue itself; try: grpcurl -plaintext <host>:50051 list
-/docs   the REST API (/openapi.json, /references/manifest.json, /schemas)
+/docs   the REST API (/openapi.json, /references/manifest.json, /schemas); that of 2014: /queue/v1/api.json
 /metrics  Prometheus
 /__heartbeat__  /__lbheartbeat__  /__version__
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from server.methods import Method
@@ -17,8 +18,14 @@ from server.pipeline import Pipeline
 _FIELD = re.compile(r"\{(\w+)(=\*\*)?\}")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
-#: First label of a Host header that names a service in the URLs of before 2019 (compat.md 1).
-_HOST_SERVICES = frozenset({"queue", "auth", "scheduler"})
+#: What `/v1` stands for in URLs of before 2019, by the first label of the Host header (compat.md 1):
+#: prefixes of templates, the best first. The queue of 2014 has templates that begin with `/v1` themselves.
+_QUEUE = (("v1",), ("api", "queue", "v1"))
+_AUTH = (("api", "auth", "v1"),)
+_SCHEDULER = (("api", "scheduler", "v1"),)
+_HOST_SERVICES = {"queue": _QUEUE, "auth": _AUTH, "scheduler": _SCHEDULER}
+#: On any other host it is the queue, and what the queue does not know may be another's.
+_BARE = (*_QUEUE, *_SCHEDULER, *_AUTH)
 
 
 class MalformedPath(ValueError):
@@ -42,6 +49,10 @@ class Place:
 
     routes: Mapping[str, Route]
     texts: tuple[str, ...]
+
+
+Choice: TypeAlias = tuple[Route, tuple[str, ...]]
+"""A route with its path's arguments, still encoded."""
 
 
 @dataclass(slots=True)
@@ -70,12 +81,16 @@ class RouteTable:
     def find(self, raw_path: str, host: str) -> Sequence[Place]:
         """The places a path leads to, the best first; most lead to one, unknown ones to none.
 
-        `host` decides what `/v1/...` means: the service its first label names, else the queue.
+        `host` decides what `/v1/...` means: the service its first label names, else the queue and, for what
+        the queue does not know, the scheduler and auth.
         """
         segments = raw_path.split("/")[1:]
-        if segments[:1] == ["v1"]:
-            label = host.partition(".")[0]
-            segments[:1] = ["api", label if label in _HOST_SERVICES else "queue", "v1"]
+        if segments[:1] != ["v1"]:
+            return self._places(segments)
+        prefixes = _HOST_SERVICES.get(host.partition(".")[0], _BARE)
+        return [place for prefix in prefixes for place in self._places([*prefix, *segments[1:]])]
+
+    def _places(self, segments: Sequence[str]) -> list[Place]:
         found: list[Place] = []
         _walk(self._root, segments, 0, (), found)
         if not found and len(segments) > 1 and segments[-1] == "":
@@ -111,14 +126,10 @@ class RouteTable:
         routes[verb] = Route(method, pipeline, tuple(fields), arguments)
 
 
-def route_for(verb: str, places: Sequence[Place]) -> tuple[Route, tuple[str, ...]] | None:
-    """The route for a verb with its arguments, still encoded; GET serves HEAD."""
+def routes_for(verb: str, places: Sequence[Place]) -> list[Choice]:
+    """The routes for a verb, the best first; GET serves HEAD."""
     wanted = "GET" if verb == "HEAD" else verb
-    for place in places:
-        route = place.routes.get(wanted)
-        if route is not None:
-            return route, place.texts
-    return None
+    return [(place.routes[wanted], place.texts) for place in places if wanted in place.routes]
 
 
 def verbs(places: Iterable[Place]) -> list[str]:

@@ -64,16 +64,19 @@ from server.transitions.changing import Change, change_runs
 from server.transitions.creating import NewTask, create_tasks
 from server.transitions.facts import TaskFacts
 from server.transitions.machine import Machine
-from tcqueue.v1 import auth_service_pb2, object_service_pb2, queue_service_pb2
+from tcqueue.v1 import auth_service_pb2, legacy_queue_service_pb2, object_service_pb2, queue_service_pb2
 
 log = structlog.get_logger(__name__)
 
-#: Every service that both doors serve.
+#: Services that stand in today's references.
 SERVICES = (
     queue_service_pb2.DESCRIPTOR.services_by_name["Queue"],
     auth_service_pb2.DESCRIPTOR.services_by_name["Auth"],
     object_service_pb2.DESCRIPTOR.services_by_name["Object"],
 )
+
+#: Services for clients of an older time.
+ELDERS = (legacy_queue_service_pb2.DESCRIPTOR.services_by_name["LegacyQueue"],)
 
 #: What the server allows of clients' keepalive; server/client sends along what goes with it.
 _KEEPALIVE = (
@@ -290,7 +293,9 @@ async def close_doors(services: Services, *doors: GrpcDoor | HttpDoor) -> None:
 def open_pipelines(services: Services) -> list[Pipeline]:
     """The pipeline of every service; where another deployment has the clients, it also has their API."""
     local = services.settings.auth_mode == "local"
-    return [Pipeline(services, service) for service in SERVICES if local or service.name != "Auth"]
+    return [
+        Pipeline(services, service) for service in (*SERVICES, *ELDERS) if local or service.name != "Auth"
+    ]
 
 
 def removed_workers(services: Services) -> RemovedWorkers:

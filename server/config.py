@@ -93,6 +93,14 @@ class Settings:
         "what the exchanges' names begin with on which worker-manager tells of workers that are gone",
     )
     amqp_queue_prefix: str = setting("queue/", "what the names of our own queues at the broker begin with")
+    amqp_legacy_exchange_prefix: str = setting(
+        "queue/v1/",
+        "what the names of the exchanges of 2014 begin with, for events in that time's shapes; empty: none",
+    )
+    amqp_public_url: str = setting(
+        "",
+        "broker's address for everybody who asks the API of 2014; empty: amqp_url without user and password",
+    )
     relay: bool = setting(True, "relay events to the broker inside serve, when this process leads")
 
     # ClaimWork streams (design: the stream is the lease)

@@ -16,6 +16,7 @@
       ResourceExpired             410  NOT_FOUND
       InputTooLarge               413  RESOURCE_EXHAUSTED
       ErrorArtifact               424  FAILED_PRECONDITION
+        LegacyErrorArtifact       403  FAILED_PRECONDITION; for clients of 2014
       NoMatchingMethod            406  FAILED_PRECONDITION
       InternalServerError         500  INTERNAL
       NotImplementedYet           501  UNIMPLEMENTED
@@ -171,8 +172,16 @@ class ErrorArtifact(QueueError):
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(f"the artifact could not be made: {reason}: {text}", reason=reason)
+        self.reason = reason
+        self.text = text
         self.headers = {"x-taskcluster-artifact-storage-type": "error"}
         self.body = {"reason": reason, "message": text}
+
+
+class LegacyErrorArtifact(ErrorArtifact):
+    """The same for clients of 2014 (queue.md 4.2)."""
+
+    http_status = 403
 
 
 class NoMatchingMethod(QueueError):

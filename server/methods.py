@@ -31,7 +31,9 @@ class HttpRule:
     fills; `response_body` the response field that is the JSON answer, empty for the message itself;
     `unchecked_body` names fields that a body may carry although the method asks for none; `headers` are
     the request fields that headers fill. `redirect` is the response field that the answer leads to, empty
-    for none, and `response_headers` are further headers of the answer with the fields that fill them.
+    for none, and `response_headers` are further headers of the answer with the fields that fill them; an
+    answer with `empty_body` has nothing else. Requests whose body has one of `yields_with`, or with
+    `yields_without_body` none at all, are for the next method of the same path.
     """
 
     verb: str
@@ -45,6 +47,9 @@ class HttpRule:
     redirect: str = ""
     response_headers: tuple[tuple[str, str], ...] = ()
     event_stream: options_pb2.EventStreamRules | None = None
+    empty_body: bool = False
+    yields_with: frozenset[str] = frozenset()
+    yields_without_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ def _read(descriptor: MethodDescriptor) -> Method:
     known = [scalars[p].name for p in parameters if p in scalars]
     early = (
         scopes is not None
+        and not rules.deferred
         and not descriptor.client_streaming
         and len(known) == len(parameters)
         and (not pattern or path_fields.issuperset(known))
@@ -150,6 +156,9 @@ def _http_rule(
         redirect=rules.redirect,
         response_headers=tuple(sorted(rules.response_headers.items())),
         event_stream=rules.event_stream if rules.HasField("event_stream") else None,
+        empty_body=rules.empty_body,
+        yields_with=frozenset(rules.yields_with),
+        yields_without_body=rules.yields_without_body,
     )
 
 

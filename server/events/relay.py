@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -27,9 +27,11 @@ from server import metrics
 from server.errors import Unavailable
 from server.events.amqp import BrokerLost, Channel
 from server.events.feed import Hub
+from server.events.legacy import exchange_names as legacy_exchange_names
+from server.events.legacy import with_legacy
 from server.events.publishing import NotPublishable, Publisher, exchange_names
 from server.events.reader import LogReader
-from server.events.rows import Event
+from server.events.rows import Event, LogRow
 from server.store.database import Database
 from server.store.statements import load
 from server.store.wire import Wire
@@ -63,6 +65,8 @@ class RelaySettings(Protocol):
     @property
     def amqp_exchange_prefix(self) -> str: ...
     @property
+    def amqp_legacy_exchange_prefix(self) -> str: ...
+    @property
     def amqp_confirm_timeout_s(self) -> float: ...
 
 
@@ -77,7 +81,9 @@ class Relay:
         self._db = db
         self._hub = hub
         self._url = settings.amqp_url
-        self._exchanges: Mapping[str, str] = exchange_names(settings.amqp_exchange_prefix)
+        elders = legacy_exchange_names(settings.amqp_legacy_exchange_prefix)
+        self._exchanges: Mapping[str, str] = {**exchange_names(settings.amqp_exchange_prefix), **elders}
+        self._elders = bool(elders)
         self._confirm_s = settings.amqp_confirm_timeout_s
         self._wake = asyncio.Event()
         #: Refusals of the event that is tried by itself.
@@ -173,6 +179,10 @@ class Relay:
 
     # -- for a stretch
 
+    def messages(self, row: LogRow) -> Iterable[Event]:
+        """What is sent of a row: its events, and with them those for the exchanges of 2014."""
+        return with_legacy(row.events) if self._elders else row.events
+
     def is_careful(self, row: int) -> bool:
         """Whether events of this row are sent one at a time."""
         if self._careful_to and row > self._careful_to:
@@ -249,7 +259,7 @@ class _Stretch:
             for row in page.rows:
                 self.sent_to = row.id
                 careful = self._relay.is_careful(row.id)
-                for event in row.events:
+                for event in self._relay.messages(row):
                     tag = await self._send(event, careful) or tag
                 self._rows.append((tag, row.id + 1))
                 while self._publisher.unconfirmed >= _WINDOW:

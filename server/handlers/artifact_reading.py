@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -51,16 +52,23 @@ class Followed:
 
 
 async def follow(
-    call: Call, task_id: str, run_id: int | None, name: str, *, existence_first: bool = False
+    call: Call,
+    task_id: str,
+    run_id: int | None,
+    name: str,
+    *,
+    existence_first: bool = False,
+    authorize: Callable[[Sequence[str]], None] | None = None,
 ) -> Followed:
     """Finds an artifact, links followed, while the caller may see every name on the way. Without a run it
-    is the task's last.
+    is the task's last. `authorize` checks names where the method's scopes are not a list of them.
 
     Raises InsufficientScopes, ResourceNotFound, ResourceExpired, InputError for links in a circle; with
     `existence_first` an unknown task is told before missing scopes are.
     """
+    check = authorize or (lambda names: call.authorize({"names": names}))
     if not existence_first:
-        call.authorize({"names": [name]})
+        check([name])
     rows = await call.services.db.fetch(_SQL["follow_links"], (task_id, run_id, name), hot=True)
     now, found_run = rows[0][:2]
     if found_run is None:
@@ -68,7 +76,7 @@ async def follow(
     artifacts = {row[2]: Stored(*row[3:]) for row in rows if row[2] is not None}
     visited = [name]
     while True:
-        call.authorize({"names": visited})
+        check(visited)
         artifact = artifacts.get(visited[-1])
         if artifact is None or not artifact.present:
             raise ResourceNotFound("Artifact not found", name=visited[-1])
@@ -103,7 +111,8 @@ def blob_url(call: Call, found: Followed, *, skip_cdn: bool = False) -> str:
     return store.get_url(bucket, found.key, now=found.now, lifetime_s=GET_LIFETIME_S)
 
 
-async def _url(call: Call, found: Followed, *, skip_cdn: bool) -> str:
+async def content_url(call: Call, found: Followed, *, skip_cdn: bool = False) -> str:
+    """Where an artifact's content is, whatever its type. Raises ErrorArtifact for one without any."""
     artifact = found.artifact
     if artifact.storage_type == "error":
         raise ErrorArtifact(artifact.reason or "", artifact.message or "")
@@ -122,14 +131,14 @@ async def _url(call: Call, found: Followed, *, skip_cdn: bool) -> str:
 async def get_artifact(call: Call, request: GetArtifactRequest) -> GetArtifactResponse:
     """Where an artifact's content is. Also raises ErrorArtifact."""
     found = await follow(call, request.task_id, request.run_id, request.name)
-    url = await _url(call, found, skip_cdn=request.skip_cdn)
+    url = await content_url(call, found, skip_cdn=request.skip_cdn)
     return GetArtifactResponse(storage_type=shown_type(found.artifact.storage_type), url=url)
 
 
 async def get_latest_artifact(call: Call, request: GetLatestArtifactRequest) -> GetLatestArtifactResponse:
     """The same for the task's last run."""
     found = await follow(call, request.task_id, None, request.name)
-    url = await _url(call, found, skip_cdn=request.skip_cdn)
+    url = await content_url(call, found, skip_cdn=request.skip_cdn)
     return GetLatestArtifactResponse(
         storage_type=shown_type(found.artifact.storage_type),
         url=url,
@@ -211,6 +220,15 @@ async def _list(
     call: Call, task_id: str, run_id: int | None, token: str, limit: int
 ) -> tuple[list[Artifact], str]:
     (after,) = paging.position(token, ("",), strict=False)
+    page, more = await list_artifact_rows(call, task_id, run_id, after, limit)
+    return [_shown(row) for row in page], paging.token(page[-1][1]) if more else ""
+
+
+async def list_artifact_rows(
+    call: Call, task_id: str, run_id: int | None, after: str, limit: int
+) -> tuple[Sequence[tuple[Any, ...]], bool]:
+    """A page of the rows of `list_artifacts`, and whether there is more. Raises ResourceNotFound for an
+    unknown task or run."""
     known, rows = await read(
         call.services.db,
         (_SQL["last_run"], (task_id,)),
@@ -223,8 +241,7 @@ async def _list(
         raise ResourceNotFound(f"task {task_id} has no runs", taskId=task_id)
     if run_id is not None and run_id > last_run:
         raise ResourceNotFound(f"task {task_id} has no run {run_id}", taskId=task_id)
-    page, more = paging.cut(rows, limit)
-    return [_shown(row) for row in page], paging.token(page[-1][1]) if more else ""
+    return paging.cut(rows, limit)
 
 
 def _shown(row: tuple[Any, ...]) -> Artifact:

@@ -23,6 +23,8 @@ from tcqueue.v1.task_pb2 import (
     CreateTaskResponse,
     CreateTasksRequest,
     CreateTasksResponse,
+    DefineTaskRequest,
+    DefineTaskResponse,
     RerunTaskRequest,
     RerunTaskResponse,
     ScheduleTaskRequest,
@@ -36,9 +38,23 @@ MAX_RUNS = 50
 
 async def create_task(call: Call, request: CreateTaskRequest) -> CreateTaskResponse:
     """Creates a task, or finds it created alike."""
-    item = _prepare(call, request.task_id, request.task)
+    item = prepare(call, request.task_id, request.task)
     facts = await call.services.creations.submit(item)
     return CreateTaskResponse(status=status_message(facts, request.task))
+
+
+async def define_task(call: Call, request: DefineTaskRequest) -> DefineTaskResponse:
+    """Creates a task that waits for scheduleTask, or finds it created alike."""
+    task = holding_itself_back(request.task_id, request.task)
+    facts = await call.services.creations.submit(prepare(call, request.task_id, task))
+    return DefineTaskResponse(status=status_message(facts, task))
+
+
+def holding_itself_back(task_id: str, task: TaskDefinition) -> TaskDefinition:
+    """Makes a task one of its own dependencies, in place: nothing but scheduleTask starts it."""
+    if task_id not in task.dependencies:
+        task.dependencies.append(task_id)
+    return task
 
 
 async def create_tasks(call: Call, request: CreateTasksRequest) -> CreateTasksResponse:
@@ -54,7 +70,7 @@ async def create_tasks(call: Call, request: CreateTasksRequest) -> CreateTasksRe
     items = []
     for task in request.tasks:
         try:
-            items.append(_prepare(call, task.task_id, task.task))
+            items.append(prepare(call, task.task_id, task.task))
         except QueueError as e:
             e.details = {**e.details, "taskId": task.task_id}
             raise
@@ -64,9 +80,14 @@ async def create_tasks(call: Call, request: CreateTasksRequest) -> CreateTasksRe
     )
 
 
-def _prepare(call: Call, task_id: str, task: TaskDefinition) -> NewTask:
-    """Everything creation checks before it needs the database, in the order of queue.md 2.2."""
+def prepare(
+    call: Call, task_id: str, task: TaskDefinition, *, max_deadline_days: float | None = None
+) -> NewTask:
+    """Everything creation checks before it needs the database, in the order of queue.md 2.2. How far ahead
+    a deadline may lie is a setting, unless given."""
     settings = call.services.settings
+    if max_deadline_days is None:
+        max_deadline_days = settings.max_task_deadline_days
     definitions.resolve_queue(task)
     if len(task.dependencies) > settings.task_max_dependencies:
         raise InputError(
@@ -85,7 +106,7 @@ def _prepare(call: Call, task_id: str, task: TaskDefinition) -> NewTask:
             "workerType": task.worker_type,
         }
     )
-    definitions.check_dates(task, call.services.clock.now(), settings.max_task_deadline_days)
+    definitions.check_dates(task, call.services.clock.now(), max_deadline_days)
     definitions.check_scopes(task)
     return definitions.new_task(task_id, task)
 

@@ -36,8 +36,12 @@ def arguments(endpoint: Endpoint) -> list[str]:
 def route(catalogue: Catalogue, endpoint: Endpoint) -> str:
     """The route below the service's base, for instance `/task/<taskId>`."""
     base = f"/api/{catalogue.rules.name}/{catalogue.version}"
-    path = endpoint.http.template.removeprefix(base)
-    return _FIELD.sub(lambda match: f"<{camel_case(match[1])}>", path)
+    return path(endpoint).removeprefix(base)
+
+
+def path(endpoint: Endpoint) -> str:
+    """The whole path, for instance `/api/queue/v1/task/<taskId>`."""
+    return _FIELD.sub(lambda match: f"<{camel_case(match[1])}>", endpoint.http.template)
 
 
 def api(catalogue: Catalogue) -> Json:

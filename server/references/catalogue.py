@@ -11,12 +11,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from server import methods
 from server.references import schemas
 from server.references.comments import comment
-from tcqueue.v1 import event_payload_pb2, options_pb2
+from tcqueue.v1 import event_payload_pb2, legacy_event_payload_pb2, options_pb2
 
 Json = dict[str, Any]
 
 # Loads the payloads, which no method mentions.
 _PACKAGE = event_payload_pb2.DESCRIPTOR.package
+assert legacy_event_payload_pb2.DESCRIPTOR.package == _PACKAGE
 
 
 class Conflict(Exception):

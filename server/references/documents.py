@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.descriptor import ServiceDescriptor
 
 from server.methods import Method
-from server.references import api, formats, openapi, page
+from server.references import api, formats, legacy, openapi, page
 from server.references.catalogue import Catalogue
 
 JSON = "application/json"
@@ -34,10 +34,12 @@ class References:
     """
 
     def __init__(self, services: Sequence[ServiceDescriptor], root_url: str = "") -> None:
-        self._catalogues = [Catalogue(service) for service in services]
+        every = [Catalogue(service) for service in services]
+        self._catalogues = [catalogue for catalogue in every if not catalogue.rules.unlisted]
+        self._every = every
         self._inputs = {
             endpoint.method.full_name: f"{catalogue.schema_path(endpoint.input)}#"
-            for catalogue in self._catalogues
+            for catalogue in every
             for endpoint in catalogue.endpoints
             if endpoint.input
         }
@@ -72,6 +74,10 @@ class References:
             for path, value in {"/references/manifest.json": manifest, **references, **schemas}.items()
         }
         found["/openapi.json"] = Document(JSON, _dump(openapi.document(self._catalogues, root_url)))
+        for catalogue in self._every:
+            found.update(
+                {path: Document(JSON, _dump(value)) for path, value in legacy.documents(catalogue).items()}
+            )
         html, policy = page.render(self._catalogues)
         found["/docs"] = Document(HTML, html.encode(), policy)
         return found

@@ -51,12 +51,14 @@ class Artifact:
 
 @dataclass(slots=True)
 class NewArtifact:
-    """An artifact to create."""
+    """An artifact to create. By the rules of 2014 a run takes artifacts whatever has become of it, and of one
+    that is there the content type does not matter (queue.md 4.2)."""
 
     task_id: str
     run_id: int
     name: str
     artifact: Artifact
+    of_2014: bool = False
 
 
 @dataclass(slots=True)
@@ -186,7 +188,7 @@ def _created(item: NewArtifact, context: _Context) -> Artifact:
         )
     ended = context.resolved
     late = context.state != "exception" or ended is None or ended < now - _GRACE
-    if context.state != "running" and late:
+    if context.state != "running" and late and not item.of_2014:
         raise RequestConflict(
             f"{run} is {context.state}: artifacts are taken while a run is running, and for "
             f"{_GRACE // timedelta(minutes=1)} minutes after it ended as an exception",
@@ -200,7 +202,7 @@ def _replaced(item: NewArtifact, old: Artifact, doomed: bool) -> Artifact:
     new = item.artifact
     if doomed:
         raise _conflict(item, old, "it has expired and is being deleted")
-    if new.content_type != old.content_type and new.storage_type != "link":
+    if new.content_type != old.content_type and new.storage_type != "link" and not item.of_2014:
         raise _conflict(item, old, "its content type cannot change")
     if new.expires < old.expires:
         raise _conflict(item, old, "its expiry cannot come closer")

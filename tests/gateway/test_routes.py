@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.routes import MalformedPath, RouteTable, decode, route_for, verbs
+from gateway.routes import MalformedPath, RouteTable, decode, routes_for, verbs
 from server.methods import read_service
 from tcqueue.v1 import queue_service_pb2
 
@@ -24,8 +24,10 @@ def table() -> RouteTable:
 def _found(
     table: RouteTable, verb: str, path: str, host: str = "tc.example.com"
 ) -> tuple[str, list[str]] | None:
-    chosen = route_for(verb, table.find(path, host))
-    return None if chosen is None else (chosen[0].method.reference_name, [decode(text) for text in chosen[1]])
+    choices = routes_for(verb, table.find(path, host))
+    return (
+        (choices[0][0].method.reference_name, [decode(text) for text in choices[0][1]]) if choices else None
+    )
 
 
 @pytest.mark.parametrize(

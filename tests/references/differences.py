@@ -23,6 +23,8 @@ DELIBERATE = {
     },
     "/references/auth/v1/api.json/getCredentials": _SEED,
     "/references/auth/v1/api.json/inspect": _SEED,
+    "/schemas/auth/v1/client-credentials-response.json": _SEED,
+    "/schemas/auth/v1/client-scopes-response.json": _SEED,
     "/schemas/auth/v1/get-entity-history-response.json": (
         "the published reference names it, and the copy compared with lacks it"
     ),

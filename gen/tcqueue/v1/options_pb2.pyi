@@ -64,6 +64,8 @@ class ServiceRules(_message.Message):
     EXCHANGES_TITLE_FIELD_NUMBER: _builtins.int
     EXCHANGES_DESCRIPTION_FIELD_NUMBER: _builtins.int
     EXCHANGES_FIELD_NUMBER: _builtins.int
+    LEGACY_FIELD_NUMBER: _builtins.int
+    UNLISTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the reference and in `/api/<name>/<version>`, for instance `queue`."""
     version: _builtins.str
@@ -78,9 +80,15 @@ class ServiceRules(_message.Message):
     """One line naming the exchanges for people."""
     exchanges_description: _builtins.str
     """What the exchanges have in common, markdown."""
+    unlisted: _builtins.bool
+    """Not in today's references: it serves clients of an older time only."""
     @_builtins.property
     def exchanges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Exchange]:
         """The exchanges, in the order of the reference."""
+
+    @_builtins.property
+    def legacy(self) -> Global___LegacyRules:
+        """Its place in the references of 2014; absent: it has none."""
 
     def __init__(
         self,
@@ -92,14 +100,42 @@ class ServiceRules(_message.Message):
         exchanges_title: _builtins.str = ...,
         exchanges_description: _builtins.str = ...,
         exchanges: _abc.Iterable[Global___Exchange] | None = ...,
+        legacy: Global___LegacyRules | None = ...,
+        unlisted: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["legacy", b"legacy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_prefix", b"exchange_prefix", "exchanges", b"exchanges", "exchanges_description", b"exchanges_description", "exchanges_title", b"exchanges_title", "name", b"name", "title", b"title", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_prefix", b"exchange_prefix", "exchanges", b"exchanges", "exchanges_description", b"exchanges_description", "exchanges_title", b"exchanges_title", "legacy", b"legacy", "name", b"name", "title", b"title", "unlisted", b"unlisted", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServiceRules: _TypeAlias = ServiceRules  # noqa: Y015
+
+@_typing.final
+class LegacyRules(_message.Message):
+    """A service's place in the references of 2014 (compat.md 2)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_URL_FIELD_NUMBER: _builtins.int
+    EXCHANGES_FIELD_NUMBER: _builtins.int
+    base_url: _builtins.str
+    """Where its API was then, for instance `https://queue.taskcluster.net/v1`."""
+    exchanges: _builtins.bool
+    """Whether its exchanges were published then."""
+    def __init__(
+        self,
+        *,
+        base_url: _builtins.str = ...,
+        exchanges: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "exchanges", b"exchanges"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LegacyRules: _TypeAlias = LegacyRules  # noqa: Y015
 
 @_typing.final
 class Exchange(_message.Message):
@@ -320,6 +356,11 @@ class MethodRules(_message.Message):
     REDIRECT_FIELD_NUMBER: _builtins.int
     RESPONSE_HEADERS_FIELD_NUMBER: _builtins.int
     EVENT_STREAM_FIELD_NUMBER: _builtins.int
+    LEGACY_FIELD_NUMBER: _builtins.int
+    YIELDS_WITH_FIELD_NUMBER: _builtins.int
+    YIELDS_WITHOUT_BODY_FIELD_NUMBER: _builtins.int
+    EMPTY_BODY_FIELD_NUMBER: _builtins.int
+    DEFERRED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the reference, for instance `createTask`. Empty: gRPC only."""
     title: _builtins.str
@@ -332,6 +373,14 @@ class MethodRules(_message.Message):
     """HTTP status of success; 0 stands for 200."""
     redirect: _builtins.str
     """Response field whose value the answer redirects to, in its `Location`."""
+    legacy: _builtins.bool
+    """Stands in the references of 2014."""
+    yields_without_body: _builtins.bool
+    """A request without a body is meant for today's method at the same path."""
+    empty_body: _builtins.bool
+    """The answer has no body: all it says is in its status and headers."""
+    deferred: _builtins.bool
+    """The handler checks the scopes, although the path has all that they need: it knows when none are asked for."""
     @_builtins.property
     def scopes(self) -> Global___ScopeExpression:
         """What the caller must hold. Absent: the method is public and looks at no credentials."""
@@ -354,6 +403,10 @@ class MethodRules(_message.Message):
     def event_stream(self) -> Global___EventStreamRules:
         """Of a method that answers with a stream: how its answers travel over HTTP, as server-sent events."""
 
+    @_builtins.property
+    def yields_with(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Members of a JSON body by which a request is known to be meant for today's method at the same path."""
+
     def __init__(
         self,
         *,
@@ -368,10 +421,15 @@ class MethodRules(_message.Message):
         redirect: _builtins.str = ...,
         response_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         event_stream: Global___EventStreamRules | None = ...,
+        legacy: _builtins.bool = ...,
+        yields_with: _abc.Iterable[_builtins.str] | None = ...,
+        yields_without_body: _builtins.bool = ...,
+        empty_body: _builtins.bool = ...,
+        deferred: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_stream", b"event_stream", "scopes", b"scopes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "event_stream", b"event_stream", "name", b"name", "query", b"query", "redirect", b"redirect", "response_headers", b"response_headers", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "deferred", b"deferred", "empty_body", b"empty_body", "event_stream", b"event_stream", "legacy", b"legacy", "name", b"name", "query", b"query", "redirect", b"redirect", "response_headers", b"response_headers", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body", "yields_with", b"yields_with", "yields_without_body", b"yields_without_body"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -124,6 +124,11 @@ class QueueStub:
                 request_serializer=tcqueue_dot_v1_dot_task__pb2.CreateTaskRequest.SerializeToString,
                 response_deserializer=tcqueue_dot_v1_dot_task__pb2.CreateTaskResponse.FromString,
                 _registered_method=True)
+        self.DefineTask = channel.unary_unary(
+                '/tcqueue.v1.Queue/DefineTask',
+                request_serializer=tcqueue_dot_v1_dot_task__pb2.DefineTaskRequest.SerializeToString,
+                response_deserializer=tcqueue_dot_v1_dot_task__pb2.DefineTaskResponse.FromString,
+                _registered_method=True)
         self.CreateTasks = channel.unary_unary(
                 '/tcqueue.v1.Queue/CreateTasks',
                 request_serializer=tcqueue_dot_v1_dot_task__pb2.CreateTasksRequest.SerializeToString,
@@ -475,6 +480,15 @@ class QueueServicer:
         sealed), the id (an equal definition is a repeat and answers the current status; another one is
         ALREADY_EXISTS), the dependencies (known, and not expiring before the deadline). A refused task
         leaves nothing behind.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DefineTask(self, request, context):
+        """Creates a task that waits for scheduleTask: createTask with the task itself among its dependencies.
+        Published as defined; it becomes pending, whatever else it depends on, when it is scheduled. Checks and
+        repeats are as with CreateTask. (The API of 2014 had it; today's HTTP API has not.)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -894,6 +908,11 @@ def add_QueueServicer_to_server(servicer, server):
                     servicer.CreateTask,
                     request_deserializer=tcqueue_dot_v1_dot_task__pb2.CreateTaskRequest.FromString,
                     response_serializer=tcqueue_dot_v1_dot_task__pb2.CreateTaskResponse.SerializeToString,
+            ),
+            'DefineTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.DefineTask,
+                    request_deserializer=tcqueue_dot_v1_dot_task__pb2.DefineTaskRequest.FromString,
+                    response_serializer=tcqueue_dot_v1_dot_task__pb2.DefineTaskResponse.SerializeToString,
             ),
             'CreateTasks': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTasks,
@@ -1512,6 +1531,33 @@ class Queue:
             '/tcqueue.v1.Queue/CreateTask',
             tcqueue_dot_v1_dot_task__pb2.CreateTaskRequest.SerializeToString,
             tcqueue_dot_v1_dot_task__pb2.CreateTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DefineTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tcqueue.v1.Queue/DefineTask',
+            tcqueue_dot_v1_dot_task__pb2.DefineTaskRequest.SerializeToString,
+            tcqueue_dot_v1_dot_task__pb2.DefineTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

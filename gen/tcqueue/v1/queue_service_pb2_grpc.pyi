@@ -111,6 +111,11 @@ class QueueStub:
     ALREADY_EXISTS), the dependencies (known, and not expiring before the deadline). A refused task
     leaves nothing behind.
     """
+    DefineTask: _grpc.UnaryUnaryMultiCallable[_task_pb2.DefineTaskRequest, _task_pb2.DefineTaskResponse]
+    """Creates a task that waits for scheduleTask: createTask with the task itself among its dependencies.
+    Published as defined; it becomes pending, whatever else it depends on, when it is scheduled. Checks and
+    repeats are as with CreateTask. (The API of 2014 had it; today's HTTP API has not.)
+    """
     CreateTasks: _grpc.UnaryUnaryMultiCallable[_task_pb2.CreateTasksRequest, _task_pb2.CreateTasksResponse]
     """Creates a graph of tasks, all or none. Dependencies may point at tasks of the same call in any
     order; a cycle is refused with its path. Every task passes the checks of CreateTask; the first
@@ -333,6 +338,11 @@ class QueueAsyncStub(QueueStub):
     sealed), the id (an equal definition is a repeat and answers the current status; another one is
     ALREADY_EXISTS), the dependencies (known, and not expiring before the deadline). A refused task
     leaves nothing behind.
+    """
+    DefineTask: _aio.UnaryUnaryMultiCallable[_task_pb2.DefineTaskRequest, _task_pb2.DefineTaskResponse]  # type: ignore[assignment]
+    """Creates a task that waits for scheduleTask: createTask with the task itself among its dependencies.
+    Published as defined; it becomes pending, whatever else it depends on, when it is scheduled. Checks and
+    repeats are as with CreateTask. (The API of 2014 had it; today's HTTP API has not.)
     """
     CreateTasks: _aio.UnaryUnaryMultiCallable[_task_pb2.CreateTasksRequest, _task_pb2.CreateTasksResponse]  # type: ignore[assignment]
     """Creates a graph of tasks, all or none. Dependencies may point at tasks of the same call in any
@@ -637,6 +647,17 @@ class QueueServicer(metaclass=_abc_1.ABCMeta):
         sealed), the id (an equal definition is a repeat and answers the current status; another one is
         ALREADY_EXISTS), the dependencies (known, and not expiring before the deadline). A refused task
         leaves nothing behind.
+        """
+
+    @_abc_1.abstractmethod
+    def DefineTask(
+        self,
+        request: _task_pb2.DefineTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_pb2.DefineTaskResponse, _abc.Awaitable[_task_pb2.DefineTaskResponse]]:
+        """Creates a task that waits for scheduleTask: createTask with the task itself among its dependencies.
+        Published as defined; it becomes pending, whatever else it depends on, when it is scheduled. Checks and
+        repeats are as with CreateTask. (The API of 2014 had it; today's HTTP API has not.)
         """
 
     @_abc_1.abstractmethod

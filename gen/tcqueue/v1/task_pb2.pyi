@@ -426,6 +426,58 @@ class TaskStatus(_message.Message):
 Global___TaskStatus: _TypeAlias = TaskStatus  # noqa: Y015
 
 @_typing.final
+class DefineTaskRequest(_message.Message):
+    """Creates a task that waits for scheduleTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Id of the new task, made by the caller."""
+    @_builtins.property
+    def task(self) -> Global___TaskDefinition:
+        """The task."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        task: Global___TaskDefinition | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task", b"task", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DefineTaskRequest: _TypeAlias = DefineTaskRequest  # noqa: Y015
+
+@_typing.final
+class DefineTaskResponse(_message.Message):
+    """The task that is there now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___TaskStatus:
+        """Its status."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___TaskStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DefineTaskResponse: _TypeAlias = DefineTaskResponse  # noqa: Y015
+
+@_typing.final
 class GetTaskRequest(_message.Message):
     """Asks for a task's definition."""
 
