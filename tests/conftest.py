@@ -8,6 +8,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 pytest_plugins = [
     "tests.plugins.azurite",
     "tests.plugins.deployment",
+    "tests.plugins.elders",
     "tests.plugins.event_log",
     "tests.plugins.identity",
     "tests.plugins.postgres",

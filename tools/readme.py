@@ -1,13 +1,14 @@
-"""Keeps the tables of README.md equal to what they are about: settings to server/config.py, endpoints to
-the proto.
+"""Keeps the tables of README.md and of docs/ equal to what they are about: settings to server/config.py,
+endpoints to the proto, calls of older interfaces to the proto and the tests.
 
-`python -m tools.readme` rewrites it; `--check` fails if that would change anything.
+`python -m tools.readme` rewrites them; `--check` fails if that would change anything.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from server.app import SERVICES
 from server.config import Settings, environment_name
 from server.references.api import api
 from server.references.catalogue import Catalogue
+from tools.elders import calls_table
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def settings_table() -> str:
@@ -42,31 +44,36 @@ def endpoints_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"settings": settings_table, "endpoints": endpoints_table}
+#: The tables of each file, by the name in their marks.
+TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
+    ROOT / "README.md": {"settings": settings_table, "endpoints": endpoints_table},
+    ROOT / "docs/elders.md": {"calls": calls_table},
+}
 
 
-def rewritten(text: str) -> str:
-    """The README with fresh tables. Raises ValueError where the marks of one are missing."""
-    for name, table in TABLES.items():
+def rewritten(path: Path) -> str:
+    """The file with fresh tables. Raises ValueError where the marks of one are missing, or what it is about
+    is not as it has to be."""
+    text = path.read_text(encoding="utf-8")
+    for name, table in TABLES[path].items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         before, found, rest = text.partition(begin)
         _, found_end, after = rest.partition(end)
         if not found or not found_end:
-            raise ValueError(f"README.md lacks {begin} or {end}")
+            raise ValueError(f"{path.name} lacks {begin} or {end}")
         text = f"{before}{begin}\n{table()}\n{end}{after}"
     return text
 
 
 def main() -> int:
     """Rewrites or checks."""
-    text = README.read_text()
-    wanted = rewritten(text)
-    if "--check" in sys.argv:
-        if text != wanted:
-            print("README.md: a table is stale; run `make gen`", file=sys.stderr)
+    for path in TABLES:
+        wanted = rewritten(path)
+        if "--check" not in sys.argv:
+            path.write_text(wanted, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != wanted:
+            print(f"{path.relative_to(ROOT)}: a table is stale; run `make gen`", file=sys.stderr)
             return 1
-        return 0
-    README.write_text(wanted)
     return 0
 
 

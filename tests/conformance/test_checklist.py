@@ -9,22 +9,18 @@ from pathlib import Path
 ITEMS = range(1, 243)
 TRAPS = range(1, 63)
 
-LEGACY = "the 2014 API, mounted beside the modern one"
-
 #: What belongs to an issue of its own, and why it cannot be asked through gRPC now.
-LATER: dict[int, str] = {
-    **dict.fromkeys(range(217, 225), LEGACY),
-}
+LATER: dict[int, str] = {}
 
 #: The same for the traps of section 9.
 LATER_TRAPS: dict[int, str] = {}
 
 
 def ticked(letter: str) -> set[int]:
-    """The items (Q) or traps (T) that docstrings of tests name, here or among those of the HTTP door."""
+    """The items (Q) or traps (T) that docstrings of tests name, here, among those of the HTTP door or of 2014."""
     found: set[int] = set()
     here = Path(__file__).parent
-    elsewhere = ("gateway/test_*.py", "integration/test_removed_workers.py")
+    elsewhere = ("gateway/test_*.py", "elders/test_*.py", "integration/test_removed_workers.py")
     for path in sorted([*here.glob("test_*.py"), *(p for each in elsewhere for p in here.parent.glob(each))]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef) and node.name.startswith("test_"):
