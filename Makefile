@@ -96,7 +96,7 @@ lock: $(VENV)/.dev ## Write constraints.txt: the versions of what our dependenci
 	$(PY) -m tools.lock
 
 .PHONY: tools
-tools: .tools/grpcurl .tools/versitygw .tools/clients/.made .tools/node/.made .tools/azurite/.made ## Install into .tools/ what the tests use of others: clients, stores (what needs Go or Node is left out without them, except in CI)
+tools: .tools/grpcurl .tools/versitygw .tools/clients/.made .tools/node/.made .tools/node-2014/.made .tools/azurite/.made ## Install into .tools/ what the tests use of others: clients, stores (what needs Go or Node is left out without them, except in CI)
 
 .PHONY: clean
 clean: ## Remove what was built; ./data stays
@@ -161,6 +161,19 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
 	  echo "no npm: the Node client cannot be installed, and CI needs it" >&2; exit 1; \
 	else \
 	  echo "no npm: the tests that use the Node client will be skipped"; \
+	fi
+	@touch $@
+
+# The client of that time whose reference is the one that the API of 2014 is held to.
+.tools/node-2014/.made: tests/clients/of_2014/package.json
+	@mkdir -p .tools/node-2014
+	@if command -v npm >/dev/null; then \
+	  echo "installing the Node client of 2014"; \
+	  cp $< .tools/node-2014/ && cd .tools/node-2014 && npm install --no-package-lock --no-audit --no-fund --silent; \
+	elif [ "$(CI)" = true ]; then \
+	  echo "no npm: the Node client of 2014 cannot be installed, and CI needs it" >&2; exit 1; \
+	else \
+	  echo "no npm: the tests that use the Node client of 2014 will be skipped"; \
 	fi
 	@touch $@
 

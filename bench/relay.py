@@ -60,12 +60,14 @@ def broker() -> Iterator[str]:
             running.end()
 
 
-def drain(dsn: str, url: str, count: int) -> float:
-    """Events a second, of so many that wait, until the broker has confirmed the last."""
+def drain(dsn: str, url: str, count: int, *, elders: bool) -> float:
+    """Events a second, of so many that wait, until the broker has confirmed the last; with `elders` each goes
+    to the exchange of 2014, too, where nobody waits for it."""
 
     async def run() -> float:
         db = await Database.open(dsn, settings=PoolSettings())
-        relay = Relay(db, _Hub(), Settings(amqp_url=url))
+        settings = Settings(amqp_url=url) if elders else Settings(amqp_url=url, amqp_legacy_exchange_prefix="")
+        relay = Relay(db, _Hub(), settings)
         await relay.enter()
         await db.fetch(_FILL, (_row(), count // _EVENTS_A_ROW), repeat=False)
         stop = asyncio.Event()

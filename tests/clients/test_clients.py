@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 
 from tests.plugins.deployment import PLAIN, TOKEN, deployed
+from tests.plugins.rabbitmq import Broker
 from tests.plugins.s3 import S3Server
 
 SCRIPTS = Path(__file__).parent / "scripts"
 TOOLS = Path(__file__).parents[2] / ".tools"
 PYTHON = TOOLS / "clients/bin/python"
 NODE = TOOLS / "node"
+NODE_2014 = TOOLS / "node-2014"
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +167,23 @@ def test_the_node_client(root_url: str) -> None:
     assert node is not None
     results = _run([node, str(SCRIPTS / "node_client.mjs")], root_url, CLIENTS_NODE_DIR=str(NODE))
     _all_ok(results, "life", "testers", "artifacts", "objects")
+
+
+def test_the_node_client_of_2014(rabbitmq: Broker, tmp_path: Path) -> None:
+    """npm taskcluster-client of that time, unmodified: a task's life with its artifacts, a graph of three tasks
+    with a rerun, both with its listener on the exchanges of 2014."""
+    _need(NODE_2014 / "node_modules/taskcluster-client/package.json")
+    node = shutil.which("node")
+    assert node is not None
+    with deployed(tmp_path, TCQUEUE_AMQP_URL=rabbitmq.url) as (said, _):
+        results = _run(
+            [node, "--no-deprecation", str(SCRIPTS / "node_client_of_2014.cjs")],
+            f"http://{said['http']}",
+            CLIENTS_NODE_DIR=str(NODE_2014),
+            # Its AMQP library takes an empty path for a virtual host without a name.
+            AMQP_URL=f"{rabbitmq.url.rstrip('/')}/%2f",
+        )
+    _all_ok(results, "life", "defining", "broker", "graph")
 
 
 def _curl(*arguments: str) -> str:

@@ -19,6 +19,7 @@ READING = load("reading")
 QUEUES = load("task_queues")
 WORKERS = load("workers")
 COUNTS = load("counts")
+LEGACY = load("legacy")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BUDGET = 2**20
@@ -124,6 +125,13 @@ def test_pending(page: Guard, after: int) -> None:
     assert touched(nodes, "tasks") == PAGE + 1
 
 
+def test_pending_of_a_provisioner(page: Guard) -> None:
+    """One walk along the claimers' index over neighbouring queues."""
+    nodes = page.run(LEGACY["pending_tasks_between"], "prov/", "prov0", PAGE)
+    assert_by_index(nodes, "runs", "runs_pending")
+    assert touched(nodes, "runs") == PAGE
+
+
 def test_claimed(page: Guard) -> None:
     nodes = page.run(READING["list_claimed"], "prov/q1", EPOCH, -1, PAGE, BUDGET)
     assert_by_index(nodes, "runs", "runs_claimed")
@@ -158,6 +166,13 @@ def test_counts_stop_at_their_limit(hot: Guard) -> None:
     nodes = hot.run(COUNTS["count_claimed"], "prov/q1", PAGE)
     assert_by_index(nodes, "runs", "runs_claimed")
     assert touched(nodes, "runs") == PAGE
+
+
+def test_a_claimed_run(hot: Guard) -> None:
+    nodes = hot.run(LEGACY["read_claimed_run"], "task1", 0)
+    assert_by_index(nodes, "tasks", "tasks_pkey")
+    assert_by_index(nodes, "runs", "runs_pkey")
+    assert (touched(nodes, "tasks"), touched(nodes, "runs")) == (1, 1)
 
 
 def test_single_rows(hot: Guard) -> None:
