@@ -66,7 +66,9 @@ def drain(dsn: str, url: str, count: int, *, elders: bool) -> float:
 
     async def run() -> float:
         db = await Database.open(dsn, settings=PoolSettings())
-        settings = Settings(amqp_url=url) if elders else Settings(amqp_url=url, amqp_legacy_exchange_prefix="")
+        settings = (
+            Settings(amqp_url=url) if elders else Settings(amqp_url=url, amqp_legacy_exchange_prefix="")
+        )
         relay = Relay(db, _Hub(), settings)
         await relay.enter()
         await db.fetch(_FILL, (_row(), count // _EVENTS_A_ROW), repeat=False)

@@ -170,8 +170,8 @@ def test_the_node_client(root_url: str) -> None:
 
 
 def test_the_node_client_of_2014(rabbitmq: Broker, tmp_path: Path) -> None:
-    """npm taskcluster-client of that time, unmodified: a task's life with its artifacts, a graph of three tasks
-    with a rerun, both with its listener on the exchanges of 2014."""
+    """npm taskcluster-client of that time, unmodified: a task's life with its artifacts, a graph of three
+    tasks with a rerun, both with its listener on the exchanges of 2014."""
     _need(NODE_2014 / "node_modules/taskcluster-client/package.json")
     node = shutil.which("node")
     assert node is not None

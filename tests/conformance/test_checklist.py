@@ -17,7 +17,7 @@ LATER_TRAPS: dict[int, str] = {}
 
 
 def ticked(letter: str) -> set[int]:
-    """The items (Q) or traps (T) that docstrings of tests name, here, among those of the HTTP door or of 2014."""
+    """The items (Q) or traps (T) that docstrings of tests name, here, of the HTTP door or of 2014."""
     found: set[int] = set()
     here = Path(__file__).parent
     elsewhere = ("gateway/test_*.py", "elders/test_*.py", "integration/test_removed_workers.py")

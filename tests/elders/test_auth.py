@@ -28,8 +28,8 @@ async def test_inspecting(elder: Elder) -> None:
 @pytest.mark.elder("auth.getCredentials")
 @pytest.mark.settings(auth_serve_credentials=True)
 async def test_credentials(elder: Elder, queue: Queue) -> None:
-    """With the access token, where the settings allow it; at the host of that time, too, with a signature that
-    covers the path as it was used."""
+    """With the access token, where the settings allow it; at the host of that time, too, with a signature
+    that covers the path as it was used."""
     answer = await elder.having("auth:credentials").call("auth", "getCredentials", "root")
     assert (answer.status, set(answer.json)) == (200, {"clientId", "accessToken", "scopes", "expires"})
     assert answer.json["accessToken"] == queue.settings.root_access_token
