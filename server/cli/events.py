@@ -104,7 +104,7 @@ The relay goes on beside it. Needs TCQUEUE_AMQP_URL.
 @click.option("--from", "first", required=True, metavar="CURSOR", help="Where to begin; or `oldest`.")
 @click.option("--until", metavar="CURSOR", help="Where to end. [default: with what there is now]")
 @click.option("--to", "target", type=click.Choice(["amqp"]), required=True, help="Where to send them.")
-@settings_options(["database_url", "data_dir", "amqp_url", "amqp_exchange_prefix"])
+@settings_options(["database_url", "data_dir", "amqp_url", "amqp_exchange_prefix", "amqp_scheduler_prefix"])
 def replay(first: str, until: str | None, target: str, **overrides: Any) -> None:
     """Send events of the log again."""
     del target

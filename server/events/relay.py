@@ -63,6 +63,8 @@ class RelaySettings(Protocol):
     @property
     def amqp_exchange_prefix(self) -> str: ...
     @property
+    def amqp_scheduler_prefix(self) -> str: ...
+    @property
     def amqp_confirm_timeout_s(self) -> float: ...
 
 
@@ -77,7 +79,9 @@ class Relay:
         self._db = db
         self._hub = hub
         self._url = settings.amqp_url
-        self._exchanges: Mapping[str, str] = exchange_names(settings.amqp_exchange_prefix)
+        self._exchanges: Mapping[str, str] = exchange_names(
+            settings.amqp_exchange_prefix, settings.amqp_scheduler_prefix
+        )
         self._confirm_s = settings.amqp_confirm_timeout_s
         self._wake = asyncio.Event()
         #: Refusals of the event that is tried by itself.
