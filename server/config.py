@@ -102,7 +102,7 @@ class Settings:
     # Task graphs
     scheduler_id: str = setting(
         "task-graph-scheduler",
-        "scheduler of every task of a task graph; to be left alone once there are graphs",
+        "scheduler of all tasks of task graphs; not to be changed once there are any",
     )
 
     # ClaimWork streams (design: the stream is the lease)

@@ -21,9 +21,9 @@ class Node:
 
 
 class Fault(NamedTuple):
-    """What is wrong with a node: its index, the field to blame, a text, and the facts behind it."""
+    """What is wrong with the node `at` a place of the request: the field to blame, a text, and the facts."""
 
-    index: int
+    at: int
     field: str
     text: str
     facts: Mapping[str, object]

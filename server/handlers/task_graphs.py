@@ -143,11 +143,12 @@ def _complete(call: Call, node: NewTaskGraphNode) -> None:
     Raises BadRequest."""
     settings, task = call.services.settings, node.task
     if node.requires:
-        task.dependencies.extend(required for required in node.requires if required not in task.dependencies)
+        named = set(task.dependencies)
+        task.dependencies.extend(required for required in node.requires if required not in named)
         task.requires = Requires.REQUIRES_ALL_COMPLETED
     if len(task.dependencies) > settings.task_max_dependencies:
         raise InputError(
-            f"a task may have at most {settings.task_max_dependencies} dependencies, what it requires included, "
+            f"a task may have at most {settings.task_max_dependencies} dependencies, with what it requires, "
             f"not {len(task.dependencies)}"
         )
     definitions.resolve_queue(task)

@@ -1,4 +1,4 @@
-"""Creating and extending task graphs: tasks, edges, nodes and events in one transaction (scheduler.md 3, 5)."""
+"""Creating and extending task graphs: tasks, edges, nodes, events in one transaction (scheduler.md 3, 5)."""
 
 from __future__ import annotations
 
