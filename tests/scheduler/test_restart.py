@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -161,8 +159,6 @@ def test_restart_as_people_do(tmp_path: Path) -> None:
         )
         before = httpx.get(f"http://{said['http']}/api/scheduler/v1/task-graph/{graph_id}/inspect").json()
         assert before["status"]["state"] == "running"
-        if pid := said.get("pid"):
-            os.kill(int(pid), signal.SIGKILL)
     with deployed(tmp_path) as (said, _):
         after = httpx.get(f"http://{said['http']}/api/scheduler/v1/task-graph/{graph_id}/inspect").json()
         assert after == before
