@@ -21,6 +21,7 @@ from server.events.rows import read_row
 from server.transitions import messages
 from tcqueue.v1.event_pb2 import WatchEventsRequest
 from tcqueue.v1.queue_service_pb2_grpc import QueueStub
+from tcqueue.v1.task_group_pb2 import WatchTaskGroupRequest
 from tests.conformance.building import new_id, new_ids
 from tests.plugins.rabbitmq import Broker
 from tests.plugins.server import Queue
@@ -146,6 +147,23 @@ async def test_watching(queue: Queue) -> None:
             seen += list((await anext(responses)).events)
     assert [event.exchange for event in seen] == ["task-graph-running", "task-graph-finished"]
     call.cancel()
+
+
+@pytest.mark.doors("grpc")
+async def test_watching_its_group(queue: Queue) -> None:
+    """Those who watch the tasks of a graph as a group are told of the tasks alone."""
+    graph_id, a, b = new_ids(3)
+    await submit(queue, graph({a: [], b: [a]}, graph_id))
+    door: Any = queue.door
+    wanted = WatchTaskGroupRequest(task_group_id=graph_id)
+    call = QueueStub(door.channel).WatchTaskGroup(wanted, metadata=queue.credentials.metadata())
+    responses = call.__aiter__()
+    first = await anext(responses)
+    assert [status.task_id for status in first.statuses] == [a, b]
+    for task_id in (a, b):
+        await run(queue, task_id)
+    seen = [status.task_id async for response in responses for status in response.statuses]
+    assert {*seen} == {a, b}
 
 
 def test_ids_of_an_event() -> None:
