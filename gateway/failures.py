@@ -20,4 +20,5 @@ def body_of(error: QueueError, method: str, parameters: Mapping[str, str], paylo
         "code": error.code,
         "message": error.message + trailer,
         "requestInfo": {"method": method, "params": parameters, "payload": payload, "time": time},
+        **error.extra,
     }

@@ -64,7 +64,13 @@ from server.transitions.changing import Change, change_runs
 from server.transitions.creating import NewTask, create_tasks
 from server.transitions.facts import TaskFacts
 from server.transitions.machine import Machine
-from tcqueue.v1 import auth_service_pb2, legacy_queue_service_pb2, object_service_pb2, queue_service_pb2
+from tcqueue.v1 import (
+    auth_service_pb2,
+    legacy_queue_service_pb2,
+    object_service_pb2,
+    queue_service_pb2,
+    scheduler_service_pb2,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +79,7 @@ SERVICES = (
     queue_service_pb2.DESCRIPTOR.services_by_name["Queue"],
     auth_service_pb2.DESCRIPTOR.services_by_name["Auth"],
     object_service_pb2.DESCRIPTOR.services_by_name["Object"],
+    scheduler_service_pb2.DESCRIPTOR.services_by_name["Scheduler"],
 )
 
 #: Services for clients of an older time.

@@ -7,6 +7,7 @@ for `database_url`. Defaults are those of queue.md 6.1. Durations are seconds, a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -85,6 +86,9 @@ class Settings:
     amqp_exchange_prefix: str = setting(
         "exchange/taskcluster-{service}/v1/", "what exchanges' names begin with, {service} being queue, auth"
     )
+    amqp_scheduler_prefix: str = setting(
+        "scheduler/v1/", "what the names of the task-graph scheduler's exchanges begin with"
+    )
     amqp_confirm_timeout_s: float = setting(
         15.0, "silence of the broker after which another connection is made"
     )
@@ -102,6 +106,12 @@ class Settings:
         "broker's address for everybody who asks the API of 2014; empty: amqp_url without user and password",
     )
     relay: bool = setting(True, "relay events to the broker inside serve, when this process leads")
+
+    # Task graphs
+    scheduler_id: str = setting(
+        "task-graph-scheduler",
+        "scheduler of all tasks of task graphs; not to be changed once there are any",
+    )
 
     # ClaimWork streams (design: the stream is the lease)
     stream_accept_timeout_s: float = setting(10.0, "a claim not accepted by then is taken back")
@@ -238,6 +248,8 @@ class Settings:
             raise SettingsError(f"artifacts in Azure need {', '.join(lacking)}, too")
         if self.amqp_url and not self.amqp_url.startswith(("amqp://", "amqps://")):
             raise SettingsError("TCQUEUE_AMQP_URL takes an amqp:// or amqps:// address")
+        if not _SCHEDULER_ID.fullmatch(self.scheduler_id):
+            raise SettingsError("TCQUEUE_SCHEDULER_ID takes 1 to 38 letters, digits, - and _")
         if self.object_root_url and not self.object_root_url.startswith(("http://", "https://")):
             raise SettingsError("TCQUEUE_OBJECT_ROOT_URL takes an http(s) address")
         if not 0 < self.stream_reclaim_fraction < 1:
@@ -276,6 +288,7 @@ def _parse(name: str, kind: str, text: str) -> Any:
 
 
 _KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number of seconds"}
+_SCHEDULER_ID = re.compile(r"[a-zA-Z0-9_-]{1,38}")
 _POSITIVE = (
     "hot_pool_size",
     "cold_pool_size",

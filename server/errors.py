@@ -6,6 +6,7 @@
         InvalidRequestArguments     a path or query argument is malformed
         InputValidationError        a message breaks its declared rules
         InputError                  well formed, but makes no sense
+          TaskGraphError              nodes of a task graph do
         CursorTooOld                400  OUT_OF_RANGE; the events behind a cursor are deleted
         NoMatchingBackend           400  no store takes objects of this name
       AuthenticationFailed        401  UNAUTHENTICATED
@@ -58,6 +59,8 @@ class QueueError(Exception):
         self.headers: Mapping[str, str] = {}
         #: The body of the answer over HTTP, where it is not the one that all errors have.
         self.body: Mapping[str, str] | None = None
+        #: Further members of the body that all errors have.
+        self.extra: Mapping[str, object] = {}
 
 
 class BadRequest(QueueError):
@@ -94,6 +97,16 @@ class InputError(BadRequest):
     """Every field is well formed, but together, or now, they make no sense."""
 
     code = "InputError"
+
+
+class TaskGraphError(InputError):
+    """Nodes of a task graph make no sense. `faults` are (index in the request, field, text, facts); over HTTP
+    they are the member `error` of the answer (scheduler.md 3)."""
+
+    def __init__(self, message: str, faults: Sequence[tuple[int, str, str, Mapping[str, object]]]) -> None:
+        violations = [Violation(f"tasks.nodes[{index}].{field}", text) for index, field, text, _ in faults]
+        super().__init__(message, violations)
+        self.extra = {"error": [{"message": text, "error": facts} for _, _, text, facts in faults]}
 
 
 class CursorTooOld(BadRequest):

@@ -83,7 +83,11 @@ def tail(queue: Queue, cursor: str | None, as_json: bool, **wanted: Any) -> None
 def _line(event: Event) -> str:
 
     words = event.routing_key.split(".")
-    subject = "/".join(words[1:3]) if len(words) == 10 else words[1]
+    if len(words) != 10:
+        subject = words[1]
+    else:
+        # Of a task, its id and run; of a task graph, its id alone.
+        subject = "/".join(words[1:3]) if words[1] != "_" else words[8]
     routes = f"  {' '.join(event.cc)}" if event.cc else ""
     exchange = click.style(f"{event.exchange:<22}", fg="cyan")
     return f"{event.time.ToDatetime(UTC):%Y-%m-%d %H:%M:%SZ}  {exchange}  {subject}{routes}"
@@ -104,7 +108,7 @@ The relay goes on beside it. Needs TCQUEUE_AMQP_URL.
 @click.option("--from", "first", required=True, metavar="CURSOR", help="Where to begin; or `oldest`.")
 @click.option("--until", metavar="CURSOR", help="Where to end. [default: with what there is now]")
 @click.option("--to", "target", type=click.Choice(["amqp"]), required=True, help="Where to send them.")
-@settings_options(["database_url", "data_dir", "amqp_url", "amqp_exchange_prefix"])
+@settings_options(["database_url", "data_dir", "amqp_url", "amqp_exchange_prefix", "amqp_scheduler_prefix"])
 def replay(first: str, until: str | None, target: str, **overrides: Any) -> None:
     """Send events of the log again."""
     del target

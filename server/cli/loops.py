@@ -134,10 +134,11 @@ expire_artifacts = _command(
 )
 retire_tasks = _command(
     "retire-tasks",
-    "Delete tasks, groups, dependencies, queues, workers and events that have expired.",
+    "Delete tasks, groups, graphs, dependencies, queues, workers and events that have expired.",
     [
         "expire-tasks",
         "expire-task-groups",
+        "expire-task-graphs",
         "expire-task-dependencies",
         "expire-task-queues",
         "expire-workers",

@@ -32,7 +32,17 @@ Examples:
 Several may run, in serve or alone: one leads, and the next takes over within a second.
 """,
 )
-@settings_options(["database_url", "data_dir", "amqp_url", "amqp_exchange_prefix", "log_level", "log_format"])
+@settings_options(
+    [
+        "database_url",
+        "data_dir",
+        "amqp_url",
+        "amqp_exchange_prefix",
+        "amqp_scheduler_prefix",
+        "log_level",
+        "log_format",
+    ]
+)
 def relay(**overrides: Any) -> None:
     """Bring events to the broker, and hear of workers that are gone."""
     settings = read_settings(**overrides)

@@ -93,7 +93,7 @@ def _fill(message: Any, value: object, body: bytes | None, path: str, found: Fou
     if type(value) is not dict:
         found.append(Violation(path, "must be an object"))
         return
-    setters, raw = _setters(message.DESCRIPTOR)
+    setters, raw, is_open = _setters(message.DESCRIPTOR)
     slices: Slices = {}
     if raw and body is not None:
         try:
@@ -108,6 +108,8 @@ def _fill(message: Any, value: object, body: bytes | None, path: str, found: Fou
         setter = setters.get(key)
         where = f"{path}/{key}" if path else key
         if setter is None:
+            if is_open:
+                continue
             found.append(Violation(path, f'must not have the property "{key}"'))
         elif raw and key in slices:
             setter(message, item, bytes(slices[key]), where, found)
@@ -116,10 +118,12 @@ def _fill(message: Any, value: object, body: bytes | None, path: str, found: Fou
 
 
 @cache
-def _setters(descriptor: Descriptor) -> tuple[dict[str, Setter], bool]:
-    """Setters by JSON name, and whether any of them needs to see its value's own text."""
+def _setters(descriptor: Descriptor) -> tuple[dict[str, Setter], bool, bool]:
+    """Setters by JSON name, whether any of them needs to see its value's own text, and whether members
+    without a setter are passed over."""
     fields: Any = descriptor.fields
-    return {field.camelcase_name: _setter(field) for field in fields}, _has_raw(descriptor)
+    rules: options_pb2.MessageRules = descriptor.GetOptions().Extensions[options_pb2.message]
+    return {field.camelcase_name: _setter(field) for field in fields}, _has_raw(descriptor), rules.open
 
 
 @cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from server.errors import InputError
 from server.events.patterns import matcher
 from server.events.rows import Event
-from tcqueue.v1 import auth_service_pb2, options_pb2, queue_service_pb2
+from tcqueue.v1 import auth_service_pb2, options_pb2, queue_service_pb2, scheduler_service_pb2
 
 #: The exchanges that the services declare, without their prefixes.
 EXCHANGES = frozenset(
@@ -16,6 +16,7 @@ EXCHANGES = frozenset(
     for service in (
         queue_service_pb2.DESCRIPTOR.services_by_name["Queue"],
         auth_service_pb2.DESCRIPTOR.services_by_name["Auth"],
+        scheduler_service_pb2.DESCRIPTOR.services_by_name["Scheduler"],
     )
     for exchange in service.GetOptions().Extensions[options_pb2.service].exchanges
 )

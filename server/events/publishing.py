@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import pika
 import pika.exceptions
@@ -12,7 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from server.events.amqp import BrokerLost, Channel
 from server.events.rows import Event
-from tcqueue.v1 import auth_service_pb2, options_pb2, queue_service_pb2
+from tcqueue.v1 import auth_service_pb2, options_pb2, queue_service_pb2, scheduler_service_pb2
 
 _INDEX_BITS = 20
 _UNSENDABLE = (pika.exceptions.ShortStringTooLong, pika.exceptions.UnsupportedAMQPFieldException)
@@ -21,20 +21,30 @@ SERVICES = (
     queue_service_pb2.DESCRIPTOR.services_by_name["Queue"],
     auth_service_pb2.DESCRIPTOR.services_by_name["Auth"],
 )
+SCHEDULER = scheduler_service_pb2.DESCRIPTOR.services_by_name["Scheduler"]
 
 
 class NotPublishable(Exception):
     """An event that cannot be made a message of."""
 
 
-def exchange_names(template: str, services: Iterable[ServiceDescriptor] = SERVICES) -> Mapping[str, str]:
-    """The broker's name of every exchange, by ours. In the template `{service}` stands for queue or auth."""
+def exchange_names(template: str, scheduler_prefix: str = "scheduler/v1/") -> Mapping[str, str]:
+    """The broker's name of every exchange, by ours. In the template `{service}` stands for queue or auth;
+    the scheduler's names never had the others' form."""
     found = {}
-    for service in services:
-        rules: options_pb2.ServiceRules = service.GetOptions().Extensions[options_pb2.service]
+    for service in SERVICES:
+        rules = _rules(service)
         prefix = template.replace("{service}", rules.name)
         found.update({exchange.name: prefix + exchange.name for exchange in rules.exchanges})
+    found.update(
+        {exchange.name: scheduler_prefix + exchange.name for exchange in _rules(SCHEDULER).exchanges}
+    )
     return found
+
+
+def _rules(service: ServiceDescriptor) -> options_pb2.ServiceRules:
+    rules: options_pb2.ServiceRules = service.GetOptions().Extensions[options_pb2.service]
+    return rules
 
 
 def sequence(event: Event) -> int:

@@ -67,6 +67,8 @@ class RelaySettings(Protocol):
     @property
     def amqp_legacy_exchange_prefix(self) -> str: ...
     @property
+    def amqp_scheduler_prefix(self) -> str: ...
+    @property
     def amqp_confirm_timeout_s(self) -> float: ...
 
 
@@ -82,7 +84,10 @@ class Relay:
         self._hub = hub
         self._url = settings.amqp_url
         elders = legacy_exchange_names(settings.amqp_legacy_exchange_prefix)
-        self._exchanges: Mapping[str, str] = {**exchange_names(settings.amqp_exchange_prefix), **elders}
+        self._exchanges: Mapping[str, str] = {
+            **exchange_names(settings.amqp_exchange_prefix, settings.amqp_scheduler_prefix),
+            **elders,
+        }
         self._elders = bool(elders)
         self._confirm_s = settings.amqp_confirm_timeout_s
         self._wake = asyncio.Event()

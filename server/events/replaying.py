@@ -40,7 +40,9 @@ async def replay(
         raise InputError("the end lies before the beginning")
     channel = await Channel.opened(settings.amqp_url)
     try:
-        publisher = await Publisher.on(channel, exchange_names(settings.amqp_exchange_prefix))
+        publisher = await Publisher.on(
+            channel, exchange_names(settings.amqp_exchange_prefix, settings.amqp_scheduler_prefix)
+        )
         sent = 0
         at = begin
         while at < end:

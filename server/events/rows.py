@@ -56,8 +56,11 @@ def _event(
     row: int, index: int, time: datetime, exchange: str, key: str, cc: Sequence[str], payload: str
 ) -> Event:
     words = key.split(".")
-    if len(words) == 10:
+    if len(words) == 10 and words[1] != "_":
         ids = words[1], words[8], f"{words[5]}/{words[6]}"
+    elif len(words) == 10:
+        # About a task graph: only its own id is one.
+        ids = "", words[8], ""
     elif len(words) == 4:
         ids = "", words[1], ""
     else:

@@ -24,6 +24,8 @@ from server.handlers import (
     objects,
     provisioners,
     runs,
+    task_graph_reading,
+    task_graphs,
     task_group_reading,
     task_groups,
     task_queues,
@@ -54,6 +56,7 @@ MODULES: dict[str, tuple[ModuleType, ...]] = {
         tasks,
         workers,
     ),
+    "tcqueue.v1.Scheduler": (monitoring, task_graph_reading, task_graphs),
 }
 
 #: A coroutine function, or an async generator function for an rpc that answers with a stream.

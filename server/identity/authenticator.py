@@ -6,12 +6,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from server.config import Settings
+from server.domain.scopes import ScopeSet
 from server.errors import QueueError
 from server.identity import certificates, hawk, tokens
 from server.identity.changes import CHANNEL, CLIENT, ROLES
@@ -209,6 +210,11 @@ class Authenticator:
         the anonymous role. Unavailable."""
         await self._fresh()
         return self._directory.expand
+
+    async def effective(self, scopes: Sequence[str]) -> ScopeSet:
+        """What these scopes allow: everyone's added, and all that roles give. Unavailable."""
+        await self._fresh()
+        return self._directory.effective(scopes)
 
     def _verify(
         self, token: str, claims: tokens.Claims, issuer_id: str, now: float

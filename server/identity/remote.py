@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -45,6 +45,7 @@ class RemoteAuthenticator(Authenticator):
         self._client = httpx.AsyncClient(
             base_url=settings.auth_root_url.rstrip("/"), timeout=_TIMEOUT, limits=_LIMITS, trust_env=False
         )
+        self._queue = settings.queue_client_id, settings.queue_access_token
         self._nobody: tuple[Identity, float] | None = None
 
     async def stop(self) -> None:
@@ -100,6 +101,23 @@ class RemoteAuthenticator(Authenticator):
             raise _nonsense()
         identity = Identity(client_id, _scopes(answer), self._expiry(answer), "hawk")
         return identity, signed.hash
+
+    async def effective(self, scopes: Sequence[str]) -> ScopeSet:
+        """As Authenticator. The roles are on the other side: it is shown a request of the queue's own client
+        that claims no more than these scopes."""
+        resource = "/scopes"
+        signed = hawk.header(
+            "GET",
+            f"http://localhost{resource}",
+            self._queue[0],
+            self._queue[1],
+            now=self._now(),
+            ext={"authorizedScopes": list(scopes)},
+        )
+        answer = await self._ask(HawkRequest("GET", resource, "localhost", 80, signed))
+        if answer.get("status") != "auth-success":
+            raise _nonsense()
+        return _scopes(answer)
 
     async def _anonymous(self) -> Identity:
         known = self._nobody

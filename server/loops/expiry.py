@@ -1,4 +1,4 @@
-"""Expiry: tasks, groups, dependency edges, queues and workers whose time is over are deleted
+"""Expiry: tasks, groups, graphs, dependency edges, queues and workers whose time is over are deleted
 (queue.md 6.2)."""
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def expiry_loops(
     tasks = {
         "expire-tasks": "expire_tasks",
         "expire-task-groups": "expire_task_groups",
+        "expire-task-graphs": "expire_task_graphs",
         "expire-task-dependencies": "expire_task_dependencies",
     }
     workers = {"expire-task-queues": "expire_task_queues", "expire-workers": "expire_workers"}

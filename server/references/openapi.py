@@ -108,10 +108,15 @@ def _operation(catalogue: Catalogue, endpoint: Endpoint) -> Json:
     return found
 
 
+#: Names that another service has, too, and had first.
+_NAMED_ELSEWHERE = frozenset({("scheduler", "status"), ("scheduler", "inspect")})
+
+
 def operation_id(catalogue: Catalogue, endpoint: Endpoint) -> str:
     """The reference's name; every service has those about its health, which get the service's name too."""
-    name = endpoint.rules.name
-    return name if endpoint.rules.category != "Monitoring" else camel_case(f"{catalogue.rules.name}-{name}")
+    service, name = catalogue.rules.name, endpoint.rules.name
+    shared = endpoint.rules.category == "Monitoring" or (service, name) in _NAMED_ELSEWHERE
+    return camel_case(f"{service}-{name}") if shared else name
 
 
 def _path_parameters(endpoint: Endpoint) -> list[Json]:

@@ -42,7 +42,8 @@ class Writer:
         if options.discriminator:
             return {"oneOf": [self._variant(message, options.discriminator, v) for v in options.variants]}
         fields = [field for field in message.fields if field.name not in without]
-        return self._object(fields, [field for field in fields if self._required(field)])
+        required = [field for field in fields if self._required(field)]
+        return self._object(fields, required, further=options.open)
 
     def value(self, field: FieldDescriptor, *, described: bool = True) -> Json:
         """The schema of a field's JSON."""
@@ -54,12 +55,14 @@ class Writer:
             found["default"] = json.loads(default)
         return found
 
-    def _object(self, fields: list[FieldDescriptor], required: list[FieldDescriptor]) -> Json:
+    def _object(
+        self, fields: list[FieldDescriptor], required: list[FieldDescriptor], *, further: bool = False
+    ) -> Json:
         return {
             "type": "object",
             "properties": {field.camelcase_name: self.value(field) for field in fields},
             "required": [field.camelcase_name for field in required],
-            "additionalProperties": False,
+            "additionalProperties": further,
         }
 
     def _variant(self, message: Descriptor, discriminator: str, variant: options_pb2.Variant) -> Json:

@@ -49,7 +49,7 @@ async def _change(
 ) -> tuple[list[bool], list[TaskFacts | QueueError], Effects]:
     ids = list({*(offer.facts.task_id for offer in offers), *(item.task_id for item in resolves)})
     statements: list[Statement] = [(TRANSITIONS["lock_tasks"], (ids,))]
-    resolutions = Resolutions(resolves, machine.settings.dependency_page_size)
+    resolutions = Resolutions(resolves, machine.settings)
     if offers:
         statements.append(accept_statement(offers))
     statements += resolutions.statements()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from server.store.database import Transaction
-from server.transitions import messages
+from server.transitions import graphs, messages
 from server.transitions.facts import TaskFacts
 from server.transitions.machine import (
     TRANSITIONS,
@@ -84,4 +84,8 @@ async def _end(
         effects.revoke(stream_id, task_id, run_id, reason)
     dependents_started(dependents, effects)
     groups_closed(groups, effects)
+    mark = graphs.mark(settings.scheduler_id)
+    in_graphs = [facts[row[0]] for row in ended if mark in facts[row[0]].frame.key_tail]
+    if in_graphs:
+        await graphs.advance(tx, settings.scheduler_id, in_graphs, effects)
     return facts, [row[0] for row in ended], effects

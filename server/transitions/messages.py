@@ -105,6 +105,24 @@ def task_group_priority_changed(group_id: str, scheduler_id: str, new: int, affe
     return _group_event("task-group-priority-changed", group_id, scheduler_id, fields)
 
 
+def task_graph(
+    exchange: str,
+    graph_id: str,
+    scheduler_id: str,
+    state: str,
+    routes: Sequence[str],
+    task_id: str | None = None,
+) -> str:
+    """taskGraphRunning, -Extended, -Blocked or -Finished; `task_id` is the task that blocks it."""
+    cc = orjson.dumps([f"route.{route}" for route in routes]).decode()
+    fields = "" if task_id is None else f',"taskId":"{task_id}"'
+    return (
+        f'{{"exchange":"{exchange}","key":"primary._._._._._._.{scheduler_id}.{graph_id}._","cc":{cc},'
+        f'"payload":{{"version":1,"status":{{"taskGraphId":"{graph_id}","schedulerId":"{scheduler_id}",'
+        f'"state":"{state}"}}{fields}}}}}'
+    )
+
+
 def join(events: Sequence[str]) -> str:
     """The outbox row of a transaction with these events."""
     return f"[{','.join(events)}]"

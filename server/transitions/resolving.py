@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from server.config import Settings
 from server.domain import frames
 from server.errors import QueueError, RequestConflict, ResourceNotFound
 from server.store.database import Statement, Transaction
-from server.transitions import messages
+from server.transitions import graphs, messages
 from server.transitions.facts import RunFacts, TaskFacts, new_run
 from server.transitions.machine import (
     TRANSITIONS,
@@ -53,7 +54,7 @@ async def resolve_runs(machine: Machine, items: Sequence[Resolve]) -> list[TaskF
         async def run(
             tx: Transaction, batch: list[Resolve] = batch
         ) -> tuple[list[TaskFacts | QueueError], Effects]:
-            resolutions = Resolutions(batch, machine.settings.dependency_page_size)
+            resolutions = Resolutions(batch, machine.settings)
             locked = (TRANSITIONS["lock_tasks"], ([item.task_id for item in batch],))
             _, *rows = await tx.pipeline([locked, *resolutions.statements()])
             effects = Effects()
@@ -71,10 +72,10 @@ async def resolve_runs(machine: Machine, items: Sequence[Resolve]) -> list[TaskF
 class Resolutions:
     """The resolving part of a transaction that holds the locks of its tasks; each task at most once."""
 
-    def __init__(self, items: Sequence[Resolve], page: int) -> None:
-        """`page` is the most dependents released inside the transaction."""
+    def __init__(self, items: Sequence[Resolve], settings: Settings) -> None:
         self._items = items
-        self._page = page
+        self._page = settings.dependency_page_size
+        self._scheduler_id = settings.scheduler_id
         self._ids = [item.task_id for item in items]
         self._runs = [item.run_id for item in items]
 
@@ -113,13 +114,20 @@ class Resolutions:
         later = [item.task_id for i, item in enumerate(self._items) if item.run_id > 0 or i not in changed]
         whole = await read_facts(tx, later) if later else {}
         outcomes: list[TaskFacts | QueueError] = []
+        mark = graphs.mark(self._scheduler_id)
+        in_graphs: list[TaskFacts] = []
         for i, item in enumerate(self._items):
             if i in changed:
-                outcomes.append(_resolved(item, changed[i], whole.get(item.task_id), effects))
+                facts = _resolved(item, changed[i], whole.get(item.task_id), effects)
+                outcomes.append(facts)
+                if mark in facts.frame.key_tail:
+                    in_graphs.append(facts)
             else:
-                outcomes.append(_judge(item, standing.get(i), whole.get(item.task_id), effects))
+                outcomes.append(_judge(item, standing.get(i), whole.get(item.task_id), effects, mark))
         dependents_started(dependents, effects)
         groups_closed(groups, effects)
+        if in_graphs:
+            await graphs.advance(tx, self._scheduler_id, in_graphs, effects)
         return outcomes
 
 
@@ -155,9 +163,10 @@ def _resolved(item: Resolve, row: Row, facts: TaskFacts | None, effects: Effects
 
 
 def _judge(
-    item: Resolve, row: Row | None, facts: TaskFacts | None, effects: Effects
+    item: Resolve, row: Row | None, facts: TaskFacts | None, effects: Effects, mark: str
 ) -> TaskFacts | QueueError:
-    """A run that could not be resolved: a repeat, or refused (queue.md 2.8)."""
+    """A run that could not be resolved: a repeat, or refused (queue.md 2.8). Behind a failed run of a graph's
+    task, too, there may be one that came with its end: a rerun."""
     if row is None or facts is None:
         return ResourceNotFound(f"task {item.task_id} does not exist", taskId=item.task_id)
     _, last_run, state, reason = row
@@ -165,7 +174,8 @@ def _judge(
         return ResourceNotFound(f"task {item.task_id} has no run {item.run_id}", taskId=item.task_id)
     newer = last_run - item.run_id
     same = state == item.state and reason == item.reason
-    if same and newer <= (1 if state == "exception" else 0) and item.guard != EXPIRED:
+    followed = state == "exception" or (state == "failed" and mark in facts.frame.key_tail)
+    if same and newer <= followed and item.guard != EXPIRED:
         _publish(item, facts, effects)
         return facts
     return RequestConflict(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -16,12 +16,13 @@ from server.client.channel import open_aio_channel
 from server.client.credentials import Credentials
 from server.client.errors import failure_of
 from server.methods import read_service
-from tcqueue.v1 import auth_service_pb2, object_service_pb2, queue_service_pb2
+from tcqueue.v1 import auth_service_pb2, object_service_pb2, queue_service_pb2, scheduler_service_pb2
 
 #: The methods of all services by name; of those that every service has, the queue's.
 METHODS = {
     **read_service(auth_service_pb2.DESCRIPTOR.services_by_name["Auth"]),
     **read_service(object_service_pb2.DESCRIPTOR.services_by_name["Object"]),
+    **read_service(scheduler_service_pb2.DESCRIPTOR.services_by_name["Scheduler"]),
     **read_service(queue_service_pb2.DESCRIPTOR.services_by_name["Queue"]),
 }
 
@@ -30,13 +31,17 @@ STRANGE_FIELD = b"\xf8\x7f\x01"
 
 
 class Refused(Exception):
-    """A call was answered with an error; `code` is its name in queue.md 8.2, such as RequestConflict."""
+    """A call was answered with an error; `code` is its name in queue.md 8.2, such as RequestConflict.
+    `faults` are the texts of what was wrong with the nodes of a task graph."""
 
-    def __init__(self, code: str, message: str, details: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, details: dict[str, str] | None = None, faults: Sequence[str] = ()
+    ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.details = details or {}
+        self.faults = list(faults)
 
 
 class Door(Protocol):
@@ -87,11 +92,11 @@ class GrpcDoor:
 
 
 @contextmanager
-def refused(code: str, *words: str) -> Iterator[None]:
+def refused(code: str, *words: str) -> Iterator[pytest.ExceptionInfo[Refused]]:
     """The call inside must be refused with this code, or one of these with `|` between them, and with
     these words in its message."""
     with pytest.raises(Refused) as caught:
-        yield
+        yield caught
     assert caught.value.code in code.split("|"), caught.value
     for word in words:
         assert word in caught.value.message
@@ -108,4 +113,5 @@ def _refused(error: grpc.aio.AioRpcError) -> Refused:
     if not failure.reason:
         return Refused(failure.status.name, failure.message)
     code = re.sub(r"(?:^|_)([A-Z])([A-Z]*)", lambda m: m[1] + m[2].lower(), failure.reason)
-    return Refused(code, failure.message, dict(failure.metadata))
+    faults = [description for _, description in failure.violations]
+    return Refused(code, failure.message, dict(failure.metadata), faults)

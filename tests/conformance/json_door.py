@@ -153,6 +153,7 @@ def refusal_of(rules: Method, answer: httpx.Response) -> Refused:
     """An error answer, its form checked (Q-206)."""
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
     body = answer.json()
+    faults = body.pop("error", []) if rules.service == "scheduler" else []
     assert set(body) == {"code", "message", "requestInfo"}
     info = body["requestInfo"]
     assert set(info) == {"method", "params", "payload", "time"}
@@ -162,7 +163,8 @@ def refusal_of(rules: Method, answer: httpx.Response) -> Refused:
         f"* method:     {info['method']}\n* errorCode:  {body['code']}\n"
         f"* statusCode: {answer.status_code}\n* time:       {info['time']}"
     )
-    return Refused(body["code"], text)
+    assert all(set(fault) == {"message", "error"} for fault in faults)
+    return Refused(body["code"], text, faults=[fault["message"] for fault in faults])
 
 
 def _check(rules: Method, value: object) -> None:

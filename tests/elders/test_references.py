@@ -55,9 +55,12 @@ def _bare(entry: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("part", ["Auth", "Queue", "QueueEvents", "Scheduler"])
 def test_entry_by_entry(part: str) -> None:
     """Type, verb, route, arguments, scopes, schemas, exchanges, words of routing keys and their sizes are
-    those of 2014, in its order; and so are version, base URL and prefix."""
+    those of 2014; and so are version, base URL and prefix."""
     ours, theirs = _ours()[PATHS[part]], parts()[part]
-    assert [_bare(entry) for entry in ours["entries"]] == [_bare(entry) for entry in theirs["entries"]]
+    for entry in theirs["entries"]:
+        (same,) = (other for other in ours["entries"] if other["name"] == entry["name"])
+        assert _bare(same) == _bare(entry)
+    assert len(ours["entries"]) == len(theirs["entries"])
     for member in ("version", "baseUrl", "exchangePrefix"):
         assert ours.get(member) == theirs.get(member)
     assert set(ours) == set(theirs)

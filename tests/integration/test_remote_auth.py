@@ -27,6 +27,7 @@ from tests.conformance.building import QUEUE, definition, new_id
 from tests.conformance.door import Refused, refused
 from tests.conformance.json_door import signature
 from tests.plugins.server import Caller
+from tests.scheduler.building import SCOPES, graph, submit
 
 SIGNER = {"clientId": "static/queue-signer", "accessToken": "s" * 44, "scopes": ["*"]}
 
@@ -253,3 +254,15 @@ def test_settings_that_do_not_do(changes: dict[str, Any]) -> None:
     """Said at the start."""
     with pytest.raises(SettingsError, match="TCQUEUE_AUTH_MODE"):
         dataclasses.replace(Settings(), **changes).check()
+
+
+async def test_scopes_of_task_graphs(elsewhere: Deployment, here: Deployment) -> None:
+    """A graph's scopes come to what the roles of over there make of them, and no more."""
+    admin, caller = Caller(elsewhere.door, root_of(elsewhere)), Caller(here.door, root_of(elsewhere))
+    await admin("CreateRole", role_id="r", description="", scopes={"scopes": SCOPES})
+    await submit(caller, graph({new_id(): []}, scopes=["assume:r"]))
+    for scopes in ([], ["assume:s"], ["queue:define-task:prov/other"]):
+        with refused("InputError", "scopes"):
+            await caller.send("CreateTaskGraph", graph({new_id(): []}, scopes=scopes))
+    await admin("CreateRole", role_id="anonymous", description="", scopes={"scopes": SCOPES})
+    await submit(caller, graph({new_id(): []}, scopes=[]))

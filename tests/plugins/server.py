@@ -47,6 +47,7 @@ _INSTANTS = {
     ),
     "task_dependencies": ("expires",),
     "task_groups": ("expires", "sealed"),
+    "task_graphs": ("expires",),
     "task_queues": ("expires", "last_date_active"),
     "workers": ("expires", "quarantine_until", "first_claim", "last_date_active"),
     "artifacts": ("expires",),

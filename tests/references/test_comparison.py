@@ -77,7 +77,8 @@ def _compared_schemas(ours: dict[str, Any]) -> Iterator[str]:
     services = {
         path.split("/")[2] for path in ours if path.startswith("/references/") and path.endswith("/api.json")
     }
-    for service in sorted(services):
+    # Today's deployments have no scheduler; tests/scheduler compares it with its first reference.
+    for service in sorted(services - {"scheduler"}):
         base = f"/schemas/{service}/v1/"
         here = {path for path in ours if path.startswith(base)}
         there = {base + path.name for path in (PUBLISHED / base[1:]).iterdir()}

@@ -137,11 +137,11 @@ def test_every_schema_reference_leads_somewhere() -> None:
 def test_exchanges_are_those_that_watchers_may_name() -> None:
     """The references and the event feed know the same exchanges."""
     found = set()
-    for service in ("queue", "auth"):
+    for service in ("queue", "auth", "scheduler"):
         entries = _documents()[f"/references/{service}/v1/exchanges.json"]["entries"]
         found |= {entry["exchange"] for entry in entries}
     assert found == filters.EXCHANGES
-    assert {"task-pending", "client-created", "role-deleted"} < found
+    assert {"task-pending", "client-created", "role-deleted", "task-graph-blocked"} < found
 
 
 def test_everything_is_explained() -> None:

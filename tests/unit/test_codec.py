@@ -13,6 +13,7 @@ from server.codec import reading, writing
 from server.errors import Violation
 from tcqueue.v1.client_pb2 import UpdateClientRequest
 from tcqueue.v1.run_pb2 import ReasonCreated, Run, RunState
+from tcqueue.v1.task_graph_pb2 import NewTaskGraphNode
 from tcqueue.v1.task_group_pb2 import ListTaskGroupRequest
 from tcqueue.v1.task_pb2 import Priority, Requires, TaskDefinition, TaskMetadata, TaskStatus
 
@@ -258,3 +259,14 @@ def test_defaults() -> None:
         "lowest",
         {},
     )
+
+
+def test_open_messages() -> None:
+    """Members that nobody knows are passed over where the message says so, and only there."""
+    text = b'{"taskId":"x","label":{"a":[1]},"task":{"payload":{"big":12345678901234567890123},"strange":1}}'
+    node = NewTaskGraphNode()
+    assert [(v.field, v.description) for v in read(node, text)] == [
+        ("task", 'must not have the property "strange"')
+    ]
+    assert node.task_id == "x"
+    assert node.task.payload == '{"big":12345678901234567890123}'

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tcqueue/v1/options.proto\x12\ntcqueue.v1\x1a google/protobuf/descriptor.proto\"\xf1\x01\n\x0cServiceRules\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x17\n\x0f\x65xchange_prefix\x18\x04 \x01(\t\x12\x17\n\x0f\x65xchanges_title\x18\x05 \x01(\t\x12\x1d\n\x15\x65xchanges_description\x18\x06 \x01(\t\x12\'\n\texchanges\x18\x07 \x03(\x0b\x32\x14.tcqueue.v1.Exchange\x12\'\n\x06legacy\x18\x08 \x01(\x0b\x32\x17.tcqueue.v1.LegacyRules\x12\x10\n\x08unlisted\x18\t \x01(\x08\"2\n\x0bLegacyRules\x12\x10\n\x08\x62\x61se_url\x18\x01 \x01(\t\x12\x11\n\texchanges\x18\x02 \x01(\x08\"z\n\x08\x45xchange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0f\n\x07payload\x18\x04 \x01(\t\x12\x13\n\x0brouting_key\x18\x05 \x01(\t\x12\x16\n\x0erequired_words\x18\x06 \x03(\t\"\xab\x01\n\x0cMessageRules\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x16\n\x0erequest_schema\x18\x03 \x01(\t\x12\x15\n\rrequest_title\x18\x04 \x01(\t\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\x12\x15\n\rdiscriminator\x18\x06 \x01(\t\x12%\n\x08variants\x18\x07 \x03(\x0b\x32\x13.tcqueue.v1.Variant\"\x99\x01\n\x07Variant\x12\r\n\x05value\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x03(\t\x12\x10\n\x08optional\x18\x03 \x03(\t\x12-\n\x05\x66ixed\x18\x04 \x03(\x0b\x32\x1e.tcqueue.v1.Variant.FixedEntry\x1a,\n\nFixedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"$\n\x0e\x45numValueRules\x12\x12\n\ninput_only\x18\x01 \x01(\x08\"\x80\x04\n\x0bMethodRules\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12(\n\tstability\x18\x04 \x01(\x0e\x32\x15.tcqueue.v1.Stability\x12+\n\x06scopes\x18\x05 \x01(\x0b\x32\x1b.tcqueue.v1.ScopeExpression\x12\x16\n\x0esuccess_status\x18\x06 \x01(\x05\x12\r\n\x05query\x18\x07 \x03(\t\x12\x16\n\x0eunchecked_body\x18\x08 \x03(\t\x12\x10\n\x08redirect\x18\t \x01(\t\x12\x46\n\x10response_headers\x18\n \x03(\x0b\x32,.tcqueue.v1.MethodRules.ResponseHeadersEntry\x12\x32\n\x0c\x65vent_stream\x18\x0b \x01(\x0b\x32\x1c.tcqueue.v1.EventStreamRules\x12\x0e\n\x06legacy\x18\x0c \x01(\x08\x12\x13\n\x0byields_with\x18\r \x03(\t\x12\x1b\n\x13yields_without_body\x18\x0e \x01(\x08\x12\x12\n\nempty_body\x18\x0f \x01(\x08\x12\x10\n\x08\x64\x65\x66\x65rred\x18\x10 \x01(\x08\x1a\x36\n\x14ResponseHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\x10\x45ventStreamRules\x12\r\n\x05items\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"\x9f\x02\n\nFieldRules\x12\x10\n\x08raw_json\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x64\x64itive\x18\x02 \x01(\x08\x12\x12\n\nomit_empty\x18\x03 \x01(\x08\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x04 \x01(\t\x12\x0e\n\x06unwrap\x18\x05 \x01(\x08\x12\x0c\n\x04sent\x18\x0b \x01(\x08\x12\x10\n\x08\x64istinct\x18\x0c \x01(\x08\x12\x16\n\x0emultiple_words\x18\r \x01(\x08\x12\x0e\n\x06header\x18\x0e \x01(\t\x12\x39\n\nknown_keys\x18\x0f \x03(\x0b\x32%.tcqueue.v1.FieldRules.KnownKeysEntry\x1a\x30\n\x0eKnownKeysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb8\x01\n\x0fScopeExpression\x12\x0f\n\x05scope\x18\x01 \x01(\tH\x00\x12.\n\x06\x61ll_of\x18\x02 \x01(\x0b\x32\x1c.tcqueue.v1.ScopeExpressionsH\x00\x12.\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x1c.tcqueue.v1.ScopeExpressionsH\x00\x12,\n\x08\x66or_each\x18\x04 \x01(\x0b\x32\x18.tcqueue.v1.ScopeForEachH\x00\x42\x06\n\x04\x66orm\";\n\x10ScopeExpressions\x12\'\n\x02of\x18\x01 \x03(\x0b\x32\x1b.tcqueue.v1.ScopeExpression\":\n\x0cScopeForEach\x12\x10\n\x08variable\x18\x01 \x01(\t\x12\n\n\x02in\x18\x02 \x01(\t\x12\x0c\n\x04\x65\x61\x63h\x18\x03 \x01(\t*r\n\tStability\x12\x19\n\x15STABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10STABILITY_STABLE\x10\x01\x12\x1a\n\x16STABILITY_EXPERIMENTAL\x10\x02\x12\x18\n\x14STABILITY_DEPRECATED\x10\x03:I\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xc5\x8a\x03 \x01(\x0b\x32\x17.tcqueue.v1.MethodRules:F\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xc6\x8a\x03 \x01(\x0b\x32\x16.tcqueue.v1.FieldRules:L\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xc7\x8a\x03 \x01(\x0b\x32\x18.tcqueue.v1.ServiceRules:L\n\x07message\x12\x1f.google.protobuf.MessageOptions\x18\xc8\x8a\x03 \x01(\x0b\x32\x18.tcqueue.v1.MessageRules:S\n\nenum_value\x12!.google.protobuf.EnumValueOptions\x18\xc9\x8a\x03 \x01(\x0b\x32\x1a.tcqueue.v1.EnumValueRulesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tcqueue/v1/options.proto\x12\ntcqueue.v1\x1a google/protobuf/descriptor.proto\"\xf1\x01\n\x0cServiceRules\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x17\n\x0f\x65xchange_prefix\x18\x04 \x01(\t\x12\x17\n\x0f\x65xchanges_title\x18\x05 \x01(\t\x12\x1d\n\x15\x65xchanges_description\x18\x06 \x01(\t\x12\'\n\texchanges\x18\x07 \x03(\x0b\x32\x14.tcqueue.v1.Exchange\x12\'\n\x06legacy\x18\x08 \x01(\x0b\x32\x17.tcqueue.v1.LegacyRules\x12\x10\n\x08unlisted\x18\t \x01(\x08\"2\n\x0bLegacyRules\x12\x10\n\x08\x62\x61se_url\x18\x01 \x01(\t\x12\x11\n\texchanges\x18\x02 \x01(\x08\"z\n\x08\x45xchange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0f\n\x07payload\x18\x04 \x01(\t\x12\x13\n\x0brouting_key\x18\x05 \x01(\t\x12\x16\n\x0erequired_words\x18\x06 \x03(\t\"\xb9\x01\n\x0cMessageRules\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x16\n\x0erequest_schema\x18\x03 \x01(\t\x12\x15\n\rrequest_title\x18\x04 \x01(\t\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\x12\x15\n\rdiscriminator\x18\x06 \x01(\t\x12%\n\x08variants\x18\x07 \x03(\x0b\x32\x13.tcqueue.v1.Variant\x12\x0c\n\x04open\x18\x08 \x01(\x08\"\x99\x01\n\x07Variant\x12\r\n\x05value\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x03(\t\x12\x10\n\x08optional\x18\x03 \x03(\t\x12-\n\x05\x66ixed\x18\x04 \x03(\x0b\x32\x1e.tcqueue.v1.Variant.FixedEntry\x1a,\n\nFixedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"$\n\x0e\x45numValueRules\x12\x12\n\ninput_only\x18\x01 \x01(\x08\"\x80\x04\n\x0bMethodRules\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12(\n\tstability\x18\x04 \x01(\x0e\x32\x15.tcqueue.v1.Stability\x12+\n\x06scopes\x18\x05 \x01(\x0b\x32\x1b.tcqueue.v1.ScopeExpression\x12\x16\n\x0esuccess_status\x18\x06 \x01(\x05\x12\r\n\x05query\x18\x07 \x03(\t\x12\x16\n\x0eunchecked_body\x18\x08 \x03(\t\x12\x10\n\x08redirect\x18\t \x01(\t\x12\x46\n\x10response_headers\x18\n \x03(\x0b\x32,.tcqueue.v1.MethodRules.ResponseHeadersEntry\x12\x32\n\x0c\x65vent_stream\x18\x0b \x01(\x0b\x32\x1c.tcqueue.v1.EventStreamRules\x12\x0e\n\x06legacy\x18\x0c \x01(\x08\x12\x13\n\x0byields_with\x18\r \x03(\t\x12\x1b\n\x13yields_without_body\x18\x0e \x01(\x08\x12\x12\n\nempty_body\x18\x0f \x01(\x08\x12\x10\n\x08\x64\x65\x66\x65rred\x18\x10 \x01(\x08\x1a\x36\n\x14ResponseHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\x10\x45ventStreamRules\x12\r\n\x05items\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"\x9f\x02\n\nFieldRules\x12\x10\n\x08raw_json\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x64\x64itive\x18\x02 \x01(\x08\x12\x12\n\nomit_empty\x18\x03 \x01(\x08\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x04 \x01(\t\x12\x0e\n\x06unwrap\x18\x05 \x01(\x08\x12\x0c\n\x04sent\x18\x0b \x01(\x08\x12\x10\n\x08\x64istinct\x18\x0c \x01(\x08\x12\x16\n\x0emultiple_words\x18\r \x01(\x08\x12\x0e\n\x06header\x18\x0e \x01(\t\x12\x39\n\nknown_keys\x18\x0f \x03(\x0b\x32%.tcqueue.v1.FieldRules.KnownKeysEntry\x1a\x30\n\x0eKnownKeysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb8\x01\n\x0fScopeExpression\x12\x0f\n\x05scope\x18\x01 \x01(\tH\x00\x12.\n\x06\x61ll_of\x18\x02 \x01(\x0b\x32\x1c.tcqueue.v1.ScopeExpressionsH\x00\x12.\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x1c.tcqueue.v1.ScopeExpressionsH\x00\x12,\n\x08\x66or_each\x18\x04 \x01(\x0b\x32\x18.tcqueue.v1.ScopeForEachH\x00\x42\x06\n\x04\x66orm\";\n\x10ScopeExpressions\x12\'\n\x02of\x18\x01 \x03(\x0b\x32\x1b.tcqueue.v1.ScopeExpression\":\n\x0cScopeForEach\x12\x10\n\x08variable\x18\x01 \x01(\t\x12\n\n\x02in\x18\x02 \x01(\t\x12\x0c\n\x04\x65\x61\x63h\x18\x03 \x01(\t*r\n\tStability\x12\x19\n\x15STABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10STABILITY_STABLE\x10\x01\x12\x1a\n\x16STABILITY_EXPERIMENTAL\x10\x02\x12\x18\n\x14STABILITY_DEPRECATED\x10\x03:I\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xc5\x8a\x03 \x01(\x0b\x32\x17.tcqueue.v1.MethodRules:F\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xc6\x8a\x03 \x01(\x0b\x32\x16.tcqueue.v1.FieldRules:L\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xc7\x8a\x03 \x01(\x0b\x32\x18.tcqueue.v1.ServiceRules:L\n\x07message\x12\x1f.google.protobuf.MessageOptions\x18\xc8\x8a\x03 \x01(\x0b\x32\x18.tcqueue.v1.MessageRules:S\n\nenum_value\x12!.google.protobuf.EnumValueOptions\x18\xc9\x8a\x03 \x01(\x0b\x32\x1a.tcqueue.v1.EnumValueRulesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METHODRULES_RESPONSEHEADERSENTRY']._serialized_options = b'8\001'
   _globals['_FIELDRULES_KNOWNKEYSENTRY']._loaded_options = None
   _globals['_FIELDRULES_KNOWNKEYSENTRY']._serialized_options = b'8\001'
-  _globals['_STABILITY']._serialized_start=2036
-  _globals['_STABILITY']._serialized_end=2150
+  _globals['_STABILITY']._serialized_start=2050
+  _globals['_STABILITY']._serialized_end=2164
   _globals['_SERVICERULES']._serialized_start=75
   _globals['_SERVICERULES']._serialized_end=316
   _globals['_LEGACYRULES']._serialized_start=318
@@ -47,27 +47,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXCHANGE']._serialized_start=370
   _globals['_EXCHANGE']._serialized_end=492
   _globals['_MESSAGERULES']._serialized_start=495
-  _globals['_MESSAGERULES']._serialized_end=666
-  _globals['_VARIANT']._serialized_start=669
-  _globals['_VARIANT']._serialized_end=822
-  _globals['_VARIANT_FIXEDENTRY']._serialized_start=778
-  _globals['_VARIANT_FIXEDENTRY']._serialized_end=822
-  _globals['_ENUMVALUERULES']._serialized_start=824
-  _globals['_ENUMVALUERULES']._serialized_end=860
-  _globals['_METHODRULES']._serialized_start=863
-  _globals['_METHODRULES']._serialized_end=1375
-  _globals['_METHODRULES_RESPONSEHEADERSENTRY']._serialized_start=1321
-  _globals['_METHODRULES_RESPONSEHEADERSENTRY']._serialized_end=1375
-  _globals['_EVENTSTREAMRULES']._serialized_start=1377
-  _globals['_EVENTSTREAMRULES']._serialized_end=1436
-  _globals['_FIELDRULES']._serialized_start=1439
-  _globals['_FIELDRULES']._serialized_end=1726
-  _globals['_FIELDRULES_KNOWNKEYSENTRY']._serialized_start=1678
-  _globals['_FIELDRULES_KNOWNKEYSENTRY']._serialized_end=1726
-  _globals['_SCOPEEXPRESSION']._serialized_start=1729
-  _globals['_SCOPEEXPRESSION']._serialized_end=1913
-  _globals['_SCOPEEXPRESSIONS']._serialized_start=1915
-  _globals['_SCOPEEXPRESSIONS']._serialized_end=1974
-  _globals['_SCOPEFOREACH']._serialized_start=1976
-  _globals['_SCOPEFOREACH']._serialized_end=2034
+  _globals['_MESSAGERULES']._serialized_end=680
+  _globals['_VARIANT']._serialized_start=683
+  _globals['_VARIANT']._serialized_end=836
+  _globals['_VARIANT_FIXEDENTRY']._serialized_start=792
+  _globals['_VARIANT_FIXEDENTRY']._serialized_end=836
+  _globals['_ENUMVALUERULES']._serialized_start=838
+  _globals['_ENUMVALUERULES']._serialized_end=874
+  _globals['_METHODRULES']._serialized_start=877
+  _globals['_METHODRULES']._serialized_end=1389
+  _globals['_METHODRULES_RESPONSEHEADERSENTRY']._serialized_start=1335
+  _globals['_METHODRULES_RESPONSEHEADERSENTRY']._serialized_end=1389
+  _globals['_EVENTSTREAMRULES']._serialized_start=1391
+  _globals['_EVENTSTREAMRULES']._serialized_end=1450
+  _globals['_FIELDRULES']._serialized_start=1453
+  _globals['_FIELDRULES']._serialized_end=1740
+  _globals['_FIELDRULES_KNOWNKEYSENTRY']._serialized_start=1692
+  _globals['_FIELDRULES_KNOWNKEYSENTRY']._serialized_end=1740
+  _globals['_SCOPEEXPRESSION']._serialized_start=1743
+  _globals['_SCOPEEXPRESSION']._serialized_end=1927
+  _globals['_SCOPEEXPRESSIONS']._serialized_start=1929
+  _globals['_SCOPEEXPRESSIONS']._serialized_end=1988
+  _globals['_SCOPEFOREACH']._serialized_start=1990
+  _globals['_SCOPEFOREACH']._serialized_end=2048
 # @@protoc_insertion_point(module_scope)

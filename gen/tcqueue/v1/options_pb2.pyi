@@ -198,6 +198,7 @@ class MessageRules(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     DISCRIMINATOR_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
     schema: _builtins.str
     """Name of the schema, for instance `task-status`. Empty: none of its own, it is spelled out where
     it is used.
@@ -210,6 +211,8 @@ class MessageRules(_message.Message):
     """One line naming that for people."""
     discriminator: _builtins.str
     """Field whose value says which of `variants` a value is. Empty: there is one form only."""
+    open: _builtins.bool
+    """Members that this version does not know are passed over, not refused."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Older names under which the same schema is published too."""
@@ -228,10 +231,11 @@ class MessageRules(_message.Message):
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         discriminator: _builtins.str = ...,
         variants: _abc.Iterable[Global___Variant] | None = ...,
+        open: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "discriminator", b"discriminator", "request_schema", b"request_schema", "request_title", b"request_title", "schema", b"schema", "title", b"title", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "discriminator", b"discriminator", "open", b"open", "request_schema", b"request_schema", "request_title", b"request_title", "schema", b"schema", "title", b"title", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

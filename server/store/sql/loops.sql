@@ -77,6 +77,18 @@ WITH due AS (
 )
 SELECT count(*) FROM gone
 
+-- name: expire_task_graphs
+-- Deletes graphs with their nodes. $1 delay in seconds, $2 how many. Returns the number deleted.
+WITH due AS MATERIALIZED (
+    SELECT task_graph_id FROM task_graphs WHERE expires < now() + make_interval(secs => $1::double precision)
+    LIMIT $2::integer FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM task_graphs g USING due d WHERE g.task_graph_id = d.task_graph_id RETURNING 1
+), nodes_gone AS (
+    DELETE FROM task_graph_nodes n USING due d WHERE n.task_graph_id = d.task_graph_id
+)
+SELECT count(*) FROM gone
+
 -- name: expire_task_dependencies
 -- $1 delay in seconds, $2 how many. Returns the number deleted.
 WITH due AS (
