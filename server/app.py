@@ -29,6 +29,7 @@ from server.config import Settings, SettingsError
 from server.dispatch.counts import QueueCounts
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.seen import SeenWorkers
+from server.events.announcing import Announcer
 from server.events.log import EventLog
 from server.events.relay import Relay
 from server.identity import bootstrap
@@ -47,6 +48,7 @@ from server.loops.dependencies import Dependencies
 from server.loops.events import EventRetention
 from server.loops.expiry import ClientExpiry, expiry_loops
 from server.loops.heartbeat import Heartbeat
+from server.loops.jobs import JobAnnouncements
 from server.loops.removed_workers import RemovedWorkers
 from server.objects.backends import Backends
 from server.objects.keeper import ObjectKeeper
@@ -64,16 +66,19 @@ from server.transitions.changing import Change, change_runs
 from server.transitions.creating import NewTask, create_tasks
 from server.transitions.facts import TaskFacts
 from server.transitions.machine import Machine
-from tcqueue.v1 import auth_service_pb2, object_service_pb2, queue_service_pb2
+from tcqueue.v1 import auth_service_pb2, job_queue_service_pb2, object_service_pb2, queue_service_pb2
 
 log = structlog.get_logger(__name__)
 
-#: Every service that both doors serve.
+#: Every service of the modern API, which both doors serve.
 SERVICES = (
     queue_service_pb2.DESCRIPTOR.services_by_name["Queue"],
     auth_service_pb2.DESCRIPTOR.services_by_name["Auth"],
     object_service_pb2.DESCRIPTOR.services_by_name["Object"],
 )
+
+#: The API of 2014, which is in no reference.
+JOB_QUEUE = job_queue_service_pb2.DESCRIPTOR.services_by_name["JobQueue"]
 
 #: What the server allows of clients' keepalive; server/client sends along what goes with it.
 _KEEPALIVE = (
@@ -174,6 +179,10 @@ async def start(settings: Settings) -> Process:
         relay = Relay(db, hub, settings) if settings.amqp_url else None
         if relay is not None:
             await relay.enter()
+        announcer = None
+        if settings.amqp_url and settings.opens_job_queue:
+            announcer = Announcer(db, settings, root_url, clock)
+            stack.push_async_callback(announcer.stop)
         dispatcher = Dispatcher(machine, seen, issuer, clock, changes)
         heartbeat = Heartbeat(machine, dispatcher, clock)
         # Last of all: until its streams' runs have their lease, others must be able to bury this process.
@@ -204,6 +213,7 @@ async def start(settings: Settings) -> Process:
             counts=counts,
             dispatcher=dispatcher,
             events=events,
+            announcer=announcer,
         )
         process = Process(services, prepared, heartbeat, relay, stack.pop_all())
     return process
@@ -257,6 +267,8 @@ async def _serve(
     tasks = [asyncio.create_task(work) for work in background]
     for task in tasks:
         task.add_done_callback(lambda done: stop.set())
+    if process.services.announcer is not None:
+        await process.services.announcer.start()
     door = GrpcDoor(settings, pipelines, reuse_port=reuse_port) if settings.grpc_listen else None
     http = HttpDoor(process.services, pipelines, reuse_port=reuse_port) if settings.http_listen else None
     try:
@@ -290,7 +302,10 @@ async def close_doors(services: Services, *doors: GrpcDoor | HttpDoor) -> None:
 def open_pipelines(services: Services) -> list[Pipeline]:
     """The pipeline of every service; where another deployment has the clients, it also has their API."""
     local = services.settings.auth_mode == "local"
-    return [Pipeline(services, service) for service in SERVICES if local or service.name != "Auth"]
+    served = [service for service in SERVICES if local or service.name != "Auth"]
+    if services.settings.job_queue != "off":
+        served.append(JOB_QUEUE)
+    return [Pipeline(services, service) for service in served]
 
 
 def removed_workers(services: Services) -> RemovedWorkers:
@@ -307,7 +322,10 @@ def removed_workers(services: Services) -> RemovedWorkers:
 def loops(services: Services) -> Sequence[loop_base.Loop]:
     """Every background loop of a process."""
     settings, machine = services.settings, services.machine
+    announcer = services.announcer
+    batch = settings.loop_batch_size
     return [
+        *([JobAnnouncements(services.db, announcer, batch=batch)] if announcer is not None else []),
         ClaimExpiry(machine),
         Deadlines(machine),
         Dependencies(machine),
@@ -326,13 +344,13 @@ def loops(services: Services) -> Sequence[loop_base.Loop]:
             retention_s=settings.event_retention_s,
             max_bytes=settings.event_log_max_bytes,
             relayed=bool(settings.amqp_url),
-            batch=settings.loop_batch_size,
+            batch=batch,
         ),
         *expiry_loops(
             services.db,
             task_delay_s=settings.task_expiration_delay_s,
             worker_delay_s=settings.worker_info_expiration_delay_s,
-            batch=settings.loop_batch_size,
+            batch=batch,
             pause_s=settings.expiry_interval_s,
         ),
     ]

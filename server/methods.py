@@ -32,6 +32,7 @@ class HttpRule:
     `unchecked_body` names fields that a body may carry although the method asks for none; `headers` are
     the request fields that headers fill. `redirect` is the response field that the answer leads to, empty
     for none, and `response_headers` are further headers of the answer with the fields that fill them.
+    `more_places` are further verbs and templates under which the same is served, with the same fields.
     """
 
     verb: str
@@ -44,6 +45,7 @@ class HttpRule:
     headers: tuple[tuple[str, str], ...] = ()
     redirect: str = ""
     response_headers: tuple[tuple[str, str], ...] = ()
+    more_places: tuple[tuple[str, str], ...] = ()
     event_stream: options_pb2.EventStreamRules | None = None
 
 
@@ -149,8 +151,14 @@ def _http_rule(
         headers=tuple(sorted(headers.items())),
         redirect=rules.redirect,
         response_headers=tuple(sorted(rules.response_headers.items())),
+        more_places=tuple(map(_place, http.additional_bindings)),
         event_stream=rules.event_stream if rules.HasField("event_stream") else None,
     )
+
+
+def _place(http: Any) -> tuple[str, str]:
+    verb = http.WhichOneof("pattern")
+    return verb.upper(), getattr(http, verb)
 
 
 def _no_parameters(_: Any) -> Mapping[str, Any]:

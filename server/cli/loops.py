@@ -134,9 +134,10 @@ expire_artifacts = _command(
 )
 retire_tasks = _command(
     "retire-tasks",
-    "Delete tasks, groups, dependencies, queues, workers and events that have expired.",
+    "Delete tasks, jobs, groups, dependencies, queues, workers and events that have expired.",
     [
         "expire-tasks",
+        "expire-jobs",
         "expire-task-groups",
         "expire-task-dependencies",
         "expire-task-queues",

@@ -64,7 +64,7 @@ async def create_tasks(
         async def run(
             tx: Transaction, batch: list[NewTask] = batch
         ) -> tuple[list[TaskFacts | QueueError], Effects]:
-            outcomes, effects, ending = await _create(tx, batch, equal, whole=False)
+            outcomes, effects, ending = await create_in(tx, batch, equal, whole=False)
             await tx.commit(ending)
             return outcomes, effects
 
@@ -79,7 +79,7 @@ async def create_graph(machine: Machine, items: Sequence[NewTask], equal: Equal)
     """Creates all the tasks or none; raises what the first refused one is refused for."""
 
     async def run(tx: Transaction) -> tuple[list[TaskFacts], Effects]:
-        outcomes, effects, ending = await _create(tx, items, equal, whole=True)
+        outcomes, effects, ending = await create_in(tx, items, equal, whole=True)
         facts: list[TaskFacts] = []
         for outcome in outcomes:
             if isinstance(outcome, QueueError):
@@ -93,7 +93,7 @@ async def create_graph(machine: Machine, items: Sequence[NewTask], equal: Equal)
     return facts
 
 
-async def _create(
+async def create_in(
     tx: Transaction, items: Sequence[NewTask], equal: Equal, *, whole: bool
 ) -> tuple[list[TaskFacts | QueueError], Effects, list[tuple[str, Sequence[object]]]]:
     groups = (
