@@ -110,7 +110,7 @@ ORDER BY d.created, d.task_id
 
 -- name: mark_announced
 -- The broker has these, or they are no longer worth a message. $1 task ids.
-UPDATE jobs SET announced = true WHERE task_id = ANY ($1::text[]) AND NOT announced
+UPDATE jobs SET announced = true WHERE task_id = ANY ($1::text[])
 
 -- name: announce_again
 -- The broker has lost its queue: what waits in a queue of ours is to be told anew. $1 queue.
