@@ -34,7 +34,9 @@ log = structlog.get_logger(__name__)
 EXCHANGE = "jobs_xchg"
 QUEUE = "jobs"
 
-_RECONNECT_S = 0.5
+_RECONNECT_S = (0.5, 5.0)
+"""Pause before another connection: at first, and at most."""
+
 _FIRST_CONNECTION_S = 5.0
 _CONFIRM_S = 5.0
 """A creator waits no longer than this for the broker."""
@@ -176,7 +178,10 @@ class Announcer:
         except BrokerLost as e:
             log.warning("a job's message could not be sent", error=e.text)
         if answers:
-            await asyncio.wait(answers.values(), timeout=_CONFIRM_S)
+            _, silent = await asyncio.wait(answers.values(), timeout=_CONFIRM_S)
+            if silent:
+                # Others need not wait for it, too.
+                line.channel.abort(BrokerLost(f"the broker has confirmed nothing for {_CONFIRM_S:g} s"))
         return [*done, *(task_id for task_id, told in answers.items() if told.done() and told.result())]
 
     async def _soon_up(self) -> None:
@@ -188,13 +193,15 @@ class Announcer:
 
     async def _keep(self) -> None:
         """A connection after the other."""
+        first, longest = _RECONNECT_S
+        pause = first
         while True:
             try:
                 channel = await self._opened()
                 line = _Line(channel)
                 try:
                     line = self._line = await _Line.on(channel)
-                    self._last_error = ""
+                    self._last_error, pause = "", first
                     self._tried.set()
                     self._up.set()
                     log.info("jobs are announced", queue=QUEUE)
@@ -213,7 +220,8 @@ class Announcer:
                     log.warning("jobs cannot be announced", error=text)
                 self._last_error = text
             self._tried.set()
-            await asyncio.sleep(_RECONNECT_S)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
 
     async def _opened(self) -> Channel:
         """A channel to a broker that has the queue, or lacks it and all messages that were in it: then every
@@ -229,7 +237,7 @@ class Announcer:
         except BaseException:
             await channel.close()
             raise
-        await self._db.fetch(_SQL["announce_again"], (self._task_queue_id,))
+        await self._db.fetch(_SQL["announce_again"], (self._task_queue_id,), hot=True)
         return await Channel.opened(self._url)
 
     def _base(self) -> str | None:

@@ -9,6 +9,7 @@ from server.store.statements import load
 from server.views import job_message
 
 _SQL = load("jobs")
+_READING = load("reading")
 
 _AFTER_S = 3.0
 """By then whoever created the job has told the broker, or given up."""
@@ -35,7 +36,9 @@ class JobAnnouncements:
             return 0
 
         async def run(tx: Transaction) -> int:
-            rows = await tx.run(_SQL["take_unannounced"], (_AFTER_S, self.full))
+            _, rows = await tx.pipeline(
+                [(_READING["prefer_indexes"], ()), (_SQL["take_unannounced"], (_AFTER_S, self.full))]
+            )
             done = [row[0] for row in rows if row[_PENDING_STATE] != "pending"]
             waiting = [job_message(row) for row in rows if row[_PENDING_STATE] == "pending"]
             if waiting:
@@ -43,4 +46,5 @@ class JobAnnouncements:
             await tx.commit([(_SQL["mark_announced"], (done,))] if done else [])
             return len(done)
 
-        return await self._db.in_transaction(run, hot=True)
+        # The connection waits for the broker: not one of the few that the queue's statements share.
+        return await self._db.in_transaction(run, hot=False)

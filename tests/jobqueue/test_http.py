@@ -10,12 +10,19 @@ import socket
 import httpx
 import pytest
 
-from server.config import Settings
+from server.config import Settings, SettingsError
 from tests.conformance.building import now
 from tests.jobqueue.conftest import Served
 from tests.jobqueue.old_client import NOBODY, OldClient
 from tests.plugins.server import Queue
 
+TOKEN = "iJ7cTQvERSuQhyT0mKs_NwAAbbCCddEEffGGhhIIjjKK"
+REMOTE = {
+    "TCQUEUE_AUTH_MODE": "remote",
+    "TCQUEUE_AUTH_ROOT_URL": "http://127.0.0.1:1",
+    "TCQUEUE_QUEUE_CLIENT_ID": "static/queue",
+    "TCQUEUE_QUEUE_ACCESS_TOKEN": TOKEN,
+}
 WRONG = [
     *(("GET", path) for path in ("/job/new", "/job/{id}/cancel", "/job/{id}/claim", "/job/{id}/complete")),
     ("GET", "/job/{id}/finish"),
@@ -239,6 +246,34 @@ def test_where_it_is_served_by_itself() -> None:
     for listen in ("", "0.0.0.0:80", "[::]:80", "10.0.0.1:80", "127.example.com:80"):
         assert not Settings(http_listen=listen).opens_job_queue, listen
     assert Settings(root_url="http://localhost:8080").opens_job_queue
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TCQUEUE_JOB_QUEUE": "yes"},
+        {"TCQUEUE_JOB_QUEUE_TASK_QUEUE_ID": "jobqueue"},
+        {"TCQUEUE_JOB_QUEUE_SOURCE": "here"},
+        {**REMOTE, "TCQUEUE_JOB_QUEUE_CLIENT": "jobs/client"},
+    ],
+)
+def test_settings_that_say_nothing(variables: dict[str, str]) -> None:
+    """6: refused at the start."""
+    with pytest.raises(SettingsError, match="TCQUEUE_JOB_QUEUE"):
+        Settings.from_env(variables)
+    Settings.from_env(REMOTE)
+
+
+@pytest.mark.settings(
+    auth_mode="remote",
+    auth_root_url="http://127.0.0.1:1",
+    queue_client_id="static/queue",
+    queue_access_token=TOKEN,
+)
+async def test_beside_another_deployment(old: OldClient) -> None:
+    """6: nobody has to be asked who may use the old API."""
+    job_id = await old.running()
+    assert await old.jobs() == {job_id}
 
 
 @pytest.mark.settings(job_queue_client="jobs/client")

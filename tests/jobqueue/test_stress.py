@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,11 +57,19 @@ async def test_faults_are_found(server: Served, old: OldClient) -> None:
     ]
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """For a server's data. Not tmp_path: every session of pytest bars others from its parent again,
+    PostgreSQL's user too."""
+    with tempfile.TemporaryDirectory(prefix="tcqueue-jobs-") as made:
+        yield Path(made)
+
+
 @pytest.mark.timeout(120)
-async def test_a_restart(tmp_path: Path) -> None:
+async def test_a_restart(folder: Path) -> None:
     """J-040: jobs in every state are there afterwards, with all they had."""
     shown = {}
-    with deployed(tmp_path) as (said, _):
+    with deployed(folder) as (said, _):
         old = _client(said)
         ids = [await old.new({"n": n}) for n in range(4)]
         for job_id in ids[1:3]:
@@ -69,7 +78,7 @@ async def test_a_restart(tmp_path: Path) -> None:
         assert await old.change(ids[3], "cancel") == 200
         shown = {job_id: await old.job(job_id) for job_id in ids}
         old.close()
-    with deployed(tmp_path) as (said, _):
+    with deployed(folder) as (said, _):
         old = _client(said)
         assert {job_id: await old.job(job_id) for job_id in ids} == shown
         assert await old.jobs() == set(ids[:2])
@@ -100,7 +109,7 @@ def _killed_later(folder: Path) -> Iterator[tuple[dict[str, str], subprocess.Pop
 
 
 @pytest.mark.timeout(120)
-async def test_kill_minus_nine(tmp_path: Path) -> None:
+async def test_kill_minus_nine(folder: Path) -> None:
     """J-040: what was answered with 200 is so after the server was killed in the middle of it all."""
     created: set[str] = set()
     claimed: set[str] = set()
@@ -119,7 +128,7 @@ async def test_kill_minus_nine(tmp_path: Path) -> None:
                 assert await old.change(job_id, "complete", {"id": job_id}) == 200
                 finished.add(job_id)
 
-    with _killed_later(tmp_path) as (said, process):
+    with _killed_later(folder) as (said, process):
         port = int(said["http"].rpartition(":")[2])
         users = [asyncio.create_task(use(port)) for _ in range(4)]
         async with asyncio.timeout(40):
@@ -128,7 +137,7 @@ async def test_kill_minus_nine(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
         outcomes = await asyncio.gather(*users, return_exceptions=True)
         assert all(isinstance(outcome, OSError) for outcome in outcomes), outcomes
-    with _killed_later(tmp_path) as (said, _):
+    with deployed(folder) as (said, _):
         old = _client(said)
         states = {job_id: await old.job(job_id) for job_id in created}
         for job_id, job in states.items():
