@@ -16,6 +16,8 @@ import uvicorn
 from gateway import pages
 from gateway.api import Api, Scope
 from gateway.blobs import BlobDoor
+from gateway.job_queue import SERVICE as JOB_QUEUE
+from gateway.job_queue import JobQueueDoor, is_job_queue
 from gateway.protocol import Protocol
 from server.blobs.disk import DiskStore
 from server.blobs.signing import PATH
@@ -32,13 +34,17 @@ _BLOBS = PATH.encode()
 
 
 class Gateway:
-    """The ASGI application: sends a request to the API or to the pages."""
+    """The ASGI application: sends a request to an API or to the pages."""
 
     def __init__(self, services: Services, pipelines: Sequence[Pipeline]) -> None:
         settings = services.settings
-        references = _references(tuple(p.service for p in pipelines), settings.root_url)
-        self._api = Api(pipelines, trust_proxy=settings.trust_proxy, schema_id=references.input_schema_id)
+        modern = [p for p in pipelines if p.service_name != JOB_QUEUE]
+        references = _references(tuple(p.service for p in modern), settings.root_url)
+        self._api = Api(modern, trust_proxy=settings.trust_proxy, schema_id=references.input_schema_id)
         self._pages = pages.application(services, references.documents)
+        self._jobs = next((JobQueueDoor(p) for p in pipelines if p.service_name == JOB_QUEUE), None)
+        if not settings.opens_job_queue:
+            self._jobs = None
         self._blobs = BlobDoor(services, services.blobs) if isinstance(services.blobs, DiskStore) else None
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -47,6 +53,8 @@ class Gateway:
             await self._api(scope, receive, send)
         elif self._blobs is not None and scope["raw_path"].startswith(_BLOBS):
             await self._blobs(scope, receive, send)
+        elif self._jobs is not None and is_job_queue(scope["raw_path"]):
+            await self._jobs(scope, receive, send)
         else:
             await self._pages(scope, receive, send)
 

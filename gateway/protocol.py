@@ -59,9 +59,13 @@ class Exchange:
         """Ends the connection in the middle of an answer."""
         self._cycle.transport.abort()
 
-    async def reply(self, status: int, head: bytes, body: bytes) -> None:
-        """Sends the whole answer; `head` are header lines, each with its end. A client that is gone
-        gets none."""
+    def ends_connection(self) -> None:
+        """The answer will say that the connection closes behind it, which it then does."""
+        self._cycle.keep_alive = False
+
+    async def reply(self, status: int, head: bytes, body: bytes, *, line: bytes = b"") -> None:
+        """Sends the whole answer; `head` are header lines, each with its end, and `line` the first line where
+        it is not the usual one. A client that is gone gets none."""
         cycle = self._cycle
         if cycle.flow.write_paused and not cycle.disconnected:
             await cycle.flow.drain()
@@ -70,7 +74,7 @@ class Exchange:
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
-        cycle.transport.write(b"".join((STATUS_LINE[status], head, end, body)))
+        cycle.transport.write(b"".join((line or STATUS_LINE[status], head, end, body)))
         cycle.message_event.set()
         if not cycle.keep_alive:
             cycle.transport.close()

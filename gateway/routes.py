@@ -76,7 +76,9 @@ class RouteTable:
             for method in pipeline.methods.values():
                 # What nobody handles yet is no route: clients would take a 501 for a fault that passes.
                 if method.http is not None and pipeline.handles(method):
-                    self._add(method, pipeline)
+                    rule = method.http
+                    for verb, template in ((rule.verb, rule.template), *rule.more_places):
+                        self._add(method, pipeline, verb, template)
 
     def find(self, raw_path: str, host: str) -> Sequence[Place]:
         """The places a path leads to, the best first; most lead to one, unknown ones to none.
@@ -98,11 +100,10 @@ class RouteTable:
             _walk(self._root, segments[:-1], 0, (), found)
         return found
 
-    def _add(self, method: Method, pipeline: Pipeline) -> None:
-        assert method.http is not None
+    def _add(self, method: Method, pipeline: Pipeline, verb: str, template: str) -> None:
         node, fields = self._root, []
         # One slash at the end is optional to us, whether the template has it or not.
-        segments = method.http.template.rstrip("/").split("/")[1:]
+        segments = template.rstrip("/").split("/")[1:]
         routes: dict[str, Route] | None = None
         for at, segment in enumerate(segments):
             matched = _FIELD.fullmatch(segment)
@@ -118,7 +119,6 @@ class RouteTable:
             node = node.argument
         if routes is None:
             routes = node.routes
-        verb = method.http.verb
         if verb in routes:
             raise ValueError(f"{method.full_name} and {routes[verb].method.full_name} have one route")
         names = method.request_class.DESCRIPTOR.fields_by_name

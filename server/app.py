@@ -29,6 +29,7 @@ from server.config import Settings, SettingsError
 from server.dispatch.counts import QueueCounts
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.seen import SeenWorkers
+from server.events.announcing import Announcer
 from server.events.log import EventLog
 from server.events.relay import Relay
 from server.identity import bootstrap
@@ -47,6 +48,7 @@ from server.loops.dependencies import Dependencies
 from server.loops.events import EventRetention
 from server.loops.expiry import ClientExpiry, expiry_loops
 from server.loops.heartbeat import Heartbeat
+from server.loops.jobs import JobAnnouncements
 from server.loops.removed_workers import RemovedWorkers
 from server.objects.backends import Backends
 from server.objects.keeper import ObjectKeeper
@@ -66,6 +68,7 @@ from server.transitions.facts import TaskFacts
 from server.transitions.machine import Machine
 from tcqueue.v1 import (
     auth_service_pb2,
+    job_queue_service_pb2,
     legacy_queue_service_pb2,
     object_service_pb2,
     queue_service_pb2,
@@ -82,8 +85,10 @@ SERVICES = (
     scheduler_service_pb2.DESCRIPTOR.services_by_name["Scheduler"],
 )
 
+JOB_QUEUE = job_queue_service_pb2.DESCRIPTOR.services_by_name["JobQueue"]
+
 #: Services for clients of an older time.
-ELDERS = (legacy_queue_service_pb2.DESCRIPTOR.services_by_name["LegacyQueue"],)
+ELDERS = (legacy_queue_service_pb2.DESCRIPTOR.services_by_name["LegacyQueue"], JOB_QUEUE)
 
 #: What the server allows of clients' keepalive; server/client sends along what goes with it.
 _KEEPALIVE = (
@@ -184,6 +189,10 @@ async def start(settings: Settings) -> Process:
         relay = Relay(db, hub, settings) if settings.amqp_url else None
         if relay is not None:
             await relay.enter()
+        announcer = None
+        if settings.amqp_url and settings.opens_job_queue:
+            announcer = Announcer(db, settings, root_url, clock)
+            stack.push_async_callback(announcer.stop)
         dispatcher = Dispatcher(machine, seen, issuer, clock, changes)
         heartbeat = Heartbeat(machine, dispatcher, clock)
         # Last of all: until its streams' runs have their lease, others must be able to bury this process.
@@ -214,6 +223,7 @@ async def start(settings: Settings) -> Process:
             counts=counts,
             dispatcher=dispatcher,
             events=events,
+            announcer=announcer,
         )
         process = Process(services, prepared, heartbeat, relay, stack.pop_all())
     return process
@@ -267,6 +277,8 @@ async def _serve(
     tasks = [asyncio.create_task(work) for work in background]
     for task in tasks:
         task.add_done_callback(lambda done: stop.set())
+    if process.services.announcer is not None:
+        await process.services.announcer.start()
     door = GrpcDoor(settings, pipelines, reuse_port=reuse_port) if settings.grpc_listen else None
     http = HttpDoor(process.services, pipelines, reuse_port=reuse_port) if settings.http_listen else None
     try:
@@ -299,10 +311,13 @@ async def close_doors(services: Services, *doors: GrpcDoor | HttpDoor) -> None:
 
 def open_pipelines(services: Services) -> list[Pipeline]:
     """The pipeline of every service; where another deployment has the clients, it also has their API."""
-    local = services.settings.auth_mode == "local"
-    return [
-        Pipeline(services, service) for service in (*SERVICES, *ELDERS) if local or service.name != "Auth"
-    ]
+    settings = services.settings
+    closed = set()
+    if settings.auth_mode != "local":
+        closed.add("Auth")
+    if settings.job_queue == "off":
+        closed.add(JOB_QUEUE.name)
+    return [Pipeline(services, service) for service in (*SERVICES, *ELDERS) if service.name not in closed]
 
 
 def removed_workers(services: Services) -> RemovedWorkers:
@@ -319,7 +334,10 @@ def removed_workers(services: Services) -> RemovedWorkers:
 def loops(services: Services) -> Sequence[loop_base.Loop]:
     """Every background loop of a process."""
     settings, machine = services.settings, services.machine
+    announcer = services.announcer
+    batch = settings.loop_batch_size
     return [
+        *([JobAnnouncements(services.db, announcer, batch=batch)] if announcer is not None else []),
         ClaimExpiry(machine),
         Deadlines(machine),
         Dependencies(machine),
@@ -338,13 +356,13 @@ def loops(services: Services) -> Sequence[loop_base.Loop]:
             retention_s=settings.event_retention_s,
             max_bytes=settings.event_log_max_bytes,
             relayed=bool(settings.amqp_url),
-            batch=settings.loop_batch_size,
+            batch=batch,
         ),
         *expiry_loops(
             services.db,
             task_delay_s=settings.task_expiration_delay_s,
             worker_delay_s=settings.worker_info_expiration_delay_s,
-            batch=settings.loop_batch_size,
+            batch=batch,
             pause_s=settings.expiry_interval_s,
         ),
     ]

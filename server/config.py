@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 
 class SettingsError(ValueError):
@@ -111,6 +112,24 @@ class Settings:
     scheduler_id: str = setting(
         "task-graph-scheduler",
         "scheduler of all tasks of task graphs; not to be changed once there are any",
+    )
+
+    # The job queue of 2014, /0.1.0
+    job_queue: str = setting(
+        "auto", "serve /0.1.0, which has no authentication: on, off, or auto: only on loopback, unproxied"
+    )
+    job_queue_task_queue_id: str = setting("jobqueue/default", "task queue of all jobs")
+    job_queue_client: str = setting(
+        "", "client that callers of /0.1.0 act as; empty: one that may do just what these calls need"
+    )
+    job_queue_owner: str = setting(
+        "jobqueue@localhost", "metadata.owner of the task of a job that has no tags.requester"
+    )
+    job_queue_source: str = setting(
+        "", "metadata.source of the tasks that are jobs; empty: each job's own address"
+    )
+    job_queue_external_addr: str = setting(
+        "", "host and port in the URLs of messages about jobs; empty: those of root_url, or of the HTTP door"
     )
 
     # ClaimWork streams (design: the stream is the lease)
@@ -250,16 +269,46 @@ class Settings:
             raise SettingsError("TCQUEUE_AMQP_URL takes an amqp:// or amqps:// address")
         if not _SCHEDULER_ID.fullmatch(self.scheduler_id):
             raise SettingsError("TCQUEUE_SCHEDULER_ID takes 1 to 38 letters, digits, - and _")
+        self._check_job_queue()
         if self.object_root_url and not self.object_root_url.startswith(("http://", "https://")):
             raise SettingsError("TCQUEUE_OBJECT_ROOT_URL takes an http(s) address")
         if not 0 < self.stream_reclaim_fraction < 1:
             raise SettingsError("TCQUEUE_STREAM_RECLAIM_FRACTION must lie between 0 and 1")
+
+    def _check_job_queue(self) -> None:
+        if self.job_queue not in ("auto", "on", "off"):
+            raise SettingsError(f"TCQUEUE_JOB_QUEUE takes auto, on or off, not {self.job_queue!r}")
+        if not _TASK_QUEUE_ID.fullmatch(self.job_queue_task_queue_id):
+            raise SettingsError("TCQUEUE_JOB_QUEUE_TASK_QUEUE_ID takes <provisioner>/<worker type>")
+        if self.job_queue_source and not _SOURCE.match(self.job_queue_source):
+            raise SettingsError("TCQUEUE_JOB_QUEUE_SOURCE takes an http, https, ssh or git@ address")
+        client = self.job_queue_client
+        if self.auth_mode == "remote" and client and not client.startswith("static/"):
+            raise SettingsError(
+                "TCQUEUE_JOB_QUEUE_CLIENT takes a static client when TCQUEUE_AUTH_MODE is remote"
+            )
+
+    @property
+    def opens_job_queue(self) -> bool:
+        """Whether the HTTP door has `/0.1.0`."""
+        if self.job_queue != "auto":
+            return self.job_queue == "on"
+        reached_by_others = self.trust_proxy or (
+            bool(self.root_url) and not is_loopback(urlsplit(self.root_url).hostname or "")
+        )
+        host = self.http_listen.rpartition(":")[0].strip("[]") or "127.0.0.1"
+        return bool(self.http_listen) and is_loopback(host) and not reached_by_others
 
     @property
     def uses_s3(self) -> bool:
         """Whether artifacts lie in S3."""
         chosen = self.artifact_store
         return chosen == "s3" or (chosen == "auto" and bool(self.s3_public_bucket and self.s3_private_bucket))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address leads to this machine and nowhere else."""
+    return host in ("localhost", "::1") or bool(_LOOPBACK.fullmatch(host))
 
 
 def environment_name(field_name: str) -> str:
@@ -287,6 +336,9 @@ def _parse(name: str, kind: str, text: str) -> Any:
     return text
 
 
+_LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}")
+_TASK_QUEUE_ID = re.compile(r"[a-zA-Z0-9_-]{1,38}/[a-z]([-a-z0-9]{0,36}[a-z0-9])?")
+_SOURCE = re.compile(r"https?://|ssh://|git@")
 _KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number of seconds"}
 _SCHEDULER_ID = re.compile(r"[a-zA-Z0-9_-]{1,38}")
 _POSITIVE = (

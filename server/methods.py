@@ -34,6 +34,7 @@ class HttpRule:
     for none, and `response_headers` are further headers of the answer with the fields that fill them; an
     answer with `empty_body` has nothing else. Requests whose body has one of `yields_with`, or with
     `yields_without_body` none at all, are for the next method of the same path.
+    `more_places` are further verbs and templates under which the same is served, with the same fields.
     """
 
     verb: str
@@ -46,6 +47,7 @@ class HttpRule:
     headers: tuple[tuple[str, str], ...] = ()
     redirect: str = ""
     response_headers: tuple[tuple[str, str], ...] = ()
+    more_places: tuple[tuple[str, str], ...] = ()
     event_stream: options_pb2.EventStreamRules | None = None
     empty_body: bool = False
     yields_with: frozenset[str] = frozenset()
@@ -155,11 +157,17 @@ def _http_rule(
         headers=tuple(sorted(headers.items())),
         redirect=rules.redirect,
         response_headers=tuple(sorted(rules.response_headers.items())),
+        more_places=tuple(map(_place, http.additional_bindings)),
         event_stream=rules.event_stream if rules.HasField("event_stream") else None,
         empty_body=rules.empty_body,
         yields_with=frozenset(rules.yields_with),
         yields_without_body=rules.yields_without_body,
     )
+
+
+def _place(http: Any) -> tuple[str, str]:
+    verb = http.WhichOneof("pattern")
+    return verb.upper(), getattr(http, verb)
 
 
 def _no_parameters(_: Any) -> Mapping[str, Any]:

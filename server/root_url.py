@@ -15,6 +15,11 @@ class RootUrl:
         """The HTTP door is open at this address."""
         self._url = self._url or url
 
+    @property
+    def known(self) -> str:
+        """The address, without a slash at the end; empty while nobody knows it."""
+        return self._url
+
     def __call__(self) -> str:
         """The address, without a slash at the end. Raises InternalServerError when nobody knows it."""
         if not self._url:

@@ -15,6 +15,7 @@ from server.config import Settings
 from server.dispatch.counts import QueueCounts
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.seen import SeenWorkers
+from server.events.announcing import Announcer
 from server.events.log import EventLog
 from server.identity.authenticator import Authenticator
 from server.identity.clients import Clients
@@ -74,4 +75,6 @@ class Services:
     dispatcher: Dispatcher
     #: The event log: one reader for all watchers of this process.
     events: EventLog
+    #: Tells a broker of new jobs; None where there is no broker, or no door for jobs.
+    announcer: Announcer | None
     started: float = field(default_factory=time.monotonic)

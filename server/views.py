@@ -1,18 +1,22 @@
-"""Protobuf views of what is known: statuses, runs, claims (queue.md 1.4, 1.5, 1.7)."""
+"""Protobuf views of what is known: statuses, runs, claims, jobs (queue.md 1.4, 1.5, 1.7; jobqueue.md 2.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.codec.words import words
+from server.domain import jobs
 from server.identity.certificates import TemporaryCredentials
 from server.transitions.facts import RunFacts, TaskFacts
 from tcqueue.v1.artifact_pb2 import ArtifactErrorReason, StorageType
 from tcqueue.v1.claim_pb2 import TaskCredentials
+from tcqueue.v1.job_pb2 import Job, JobState
 from tcqueue.v1.run_pb2 import ReasonCreated, ReasonResolved, Run, RunState
 from tcqueue.v1.task_pb2 import TaskDefinition, TaskState, TaskStatus
 
@@ -24,6 +28,7 @@ REASON_WORDS = {number: word for word, number in REASONS_RESOLVED.items()}
 STORAGE_TYPES = words(StorageType.DESCRIPTOR)
 STORAGE_TYPE_WORDS = {number: word for word, number in STORAGE_TYPES.items()}
 ARTIFACT_ERROR_REASONS = words(ArtifactErrorReason.DESCRIPTOR)
+JOB_STATES = {name.removeprefix("JOB_STATE_"): number for name, number in JobState.items()}
 ARTIFACT_ERROR_WORDS = {number: word for word, number in ARTIFACT_ERROR_REASONS.items()}
 
 
@@ -98,6 +103,26 @@ def status_message(facts: TaskFacts, definition: TaskDefinition | None = None) -
     head.priority = facts.priority  # type: ignore[assignment]
     head.runs.extend([run_message(run) for run in facts.runs])
     return head
+
+
+def job_message(row: Sequence[Any]) -> Job:
+    """A job out of a row of the statement `read_job`."""
+    task_id, job_object, rank, max_pending, max_runtime, created, state, started, resolved, *rest = row
+    group, worker, results = rest
+    return Job(
+        job_id=jobs.job_id_of(task_id),
+        job_object=job_object,
+        state=JOB_STATES[jobs.state_of(state or "unscheduled")],
+        priority=rank,
+        max_pending_seconds=max_pending,
+        max_runtime_seconds=max_runtime,
+        entered_queue_time=stamp(created),
+        started_running_time=None if started is None else stamp(started),
+        finished_time=None if resolved is None else stamp(resolved),
+        worker_id=None if group is None else worker,
+        job_results=results,
+        task_id=task_id,
+    )
 
 
 def _parsed(text: str) -> Timestamp:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from server.app import ELDERS, SERVICES
+from server.app import ELDERS, JOB_QUEUE, SERVICES
+from server.methods import read_service
 from server.references.api import camel_case, path
 from server.references.catalogue import Catalogue
 
@@ -47,7 +48,17 @@ class Call:
 def calls() -> Iterator[Call]:
     """All of them."""
     for service in (*SERVICES, *ELDERS):
-        yield from _calls(service)
+        yield from _jobs(service) if service == JOB_QUEUE else _calls(service)
+
+
+def _jobs(service: ServiceDescriptor) -> Iterator[Call]:
+    """Those of the job queue, which has no reference."""
+    for method in read_service(service).values():
+        rule = method.http
+        assert rule is not None
+        for verb, template in ((rule.verb, rule.template), *rule.more_places):
+            route = template.replace("{job_id}", "<uuid>")
+            yield Call("jobqueue", method.name[0].lower() + method.name[1:], verb, route)
 
 
 def _calls(service: ServiceDescriptor) -> Iterator[Call]:

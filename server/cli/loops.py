@@ -134,9 +134,10 @@ expire_artifacts = _command(
 )
 retire_tasks = _command(
     "retire-tasks",
-    "Delete tasks, groups, graphs, dependencies, queues, workers and events that have expired.",
+    "Delete tasks, jobs, groups, graphs, dependencies, queues, workers and events that have expired.",
     [
         "expire-tasks",
+        "expire-jobs",
         "expire-task-groups",
         "expire-task-graphs",
         "expire-task-dependencies",

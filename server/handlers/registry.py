@@ -17,6 +17,7 @@ from server.handlers import (
     auth_roles,
     claims,
     events,
+    jobs,
     legacy_artifacts,
     legacy_claims,
     legacy_tasks,
@@ -38,6 +39,7 @@ from server.methods import Method
 #: The handler modules of each service, by its full name.
 MODULES: dict[str, tuple[ModuleType, ...]] = {
     "tcqueue.v1.Auth": (auth_access, auth_audit, auth_clients, auth_roles, monitoring),
+    "tcqueue.v1.JobQueue": (jobs,),
     "tcqueue.v1.LegacyQueue": (legacy_artifacts, legacy_claims, legacy_tasks, monitoring),
     "tcqueue.v1.Object": (monitoring, objects),
     "tcqueue.v1.Queue": (

@@ -18,7 +18,7 @@ from server.identity import certificates, hawk, tokens
 from server.identity.changes import CHANNEL, CLIENT, ROLES
 from server.identity.directory import Directory
 from server.identity.hawk import Signed
-from server.identity.model import NOBODY, Credential, HawkRequest, Identity
+from server.identity.model import NOBODY, Credential, Delegate, HawkRequest, Identity
 from server.identity.secrets import SecretBox
 from server.store.database import Database
 from server.store.hub import NotifyHub
@@ -92,13 +92,32 @@ class Authenticator:
         `authenticate` must be asked. AuthenticationFailed as there."""
         if isinstance(credential, HawkRequest):
             return None if self._stale else self._hawk_known(credential)
+        if isinstance(credential, Delegate):
+            return None if credential.scopes is None else _bounded(credential, credential.scopes)
         return self.authenticate_cached(credential)
 
     async def authenticate(self, credential: Credential) -> Identity:
         """The identity behind a credential of any kind; AuthenticationFailed, Unavailable."""
         if isinstance(credential, HawkRequest):
             return (await self.hawk(credential))[0]
+        if isinstance(credential, Delegate):
+            return await self._delegate(credential)
         return await self.authenticate_bearer(credential)
+
+    async def _delegate(self, delegate: Delegate) -> Identity:
+        """The client that a front door lets its callers act as, as it is now."""
+        if delegate.scopes is not None:
+            return _bounded(delegate, delegate.scopes)
+        await self._fresh()
+        if delegate.client_id not in self._directory:
+            await self._seek(delegate.client_id)
+            await self._fresh()
+        now = self._clock()
+        client = self._directory.issuer(delegate.client_id, now)
+        if self._directory.used(delegate.client_id, now, _USE_NOTED_EVERY_S):
+            self._run(self._note_use(delegate.client_id))
+        scopes = self._directory.effective(client.scopes.scopes)
+        return Identity(delegate.client_id, scopes, client.expires, "delegate")
 
     async def hawk(self, request: HawkRequest) -> tuple[Identity, str | None]:
         """The identity behind a request signed by Hawk, or by nothing; and the payload hash that the
@@ -322,6 +341,11 @@ class Authenticator:
             await self._db.fetch(_SQL["client_touch"], [[client_id], _USE_NOTED_EVERY_S])
         except QueueError as e:
             _log.warning("the use of client %s could not be noted: %s", client_id, e)
+
+
+def _bounded(delegate: Delegate, scopes: tuple[str, ...]) -> Identity:
+    """A client of ours that is in no table."""
+    return Identity(delegate.client_id, ScopeSet(scopes), math.inf, "delegate")
 
 
 def _make_room(memory: dict[Any, Any]) -> None:

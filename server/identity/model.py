@@ -35,7 +35,7 @@ class Identity:
     client_id: str
     scopes: ScopeSet
     expires: float
-    scheme: Literal["none", "bearer", "hawk"]
+    scheme: Literal["none", "bearer", "hawk", "delegate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,21 @@ class HawkRequest:
     payload: tuple[str | None, bytes] | None = None
 
 
-Credential: TypeAlias = str | HawkRequest | None
-"""What a call brings: a bearer token, an HTTP request signed or not, or nothing at all."""
+@dataclass(frozen=True, slots=True)
+class Delegate:
+    """A front door that does not ask its callers who they are, and the client it lets them act as. Only our
+    own code makes one: whatever comes over a wire is a text or a HawkRequest.
+
+    `scopes` are all it may do; None: what the client of that name may.
+    """
+
+    client_id: str
+    scopes: tuple[str, ...] | None = None
+
+
+Credential: TypeAlias = str | HawkRequest | Delegate | None
+"""What a call brings: a bearer token, an HTTP request signed or not, a front door's own word, or nothing at
+all."""
 
 
 def is_client_id(value: object) -> bool:

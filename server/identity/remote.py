@@ -22,7 +22,7 @@ from server.errors import AuthenticationFailed, Unavailable
 from server.identity import certificates, hawk, tokens
 from server.identity.authenticator import Authenticator
 from server.identity.clients import STATIC
-from server.identity.model import NOBODY, Credential, HawkRequest, Identity, is_client_id
+from server.identity.model import NOBODY, Credential, Delegate, HawkRequest, Identity, is_client_id
 from server.store.database import Database
 from server.store.hub import NotifyHub
 
@@ -55,7 +55,7 @@ class RemoteAuthenticator(Authenticator):
 
     def authenticate_now(self, credential: Credential) -> Identity | None:
         """Only what has been found out before."""
-        if isinstance(credential, str):
+        if isinstance(credential, str | Delegate):
             return super().authenticate_now(credential)
         if credential is not None and hawk.read(credential, self._now()) is not None:
             return None
@@ -69,6 +69,8 @@ class RemoteAuthenticator(Authenticator):
             return (await self.hawk(credential))[0]
         if credential is None:
             return await self._anonymous()
+        if isinstance(credential, Delegate):
+            return await super().authenticate(credential)
         claims = tokens.read(credential)
         issuer_id = claims.client_id
         if claims.certificate is not None:

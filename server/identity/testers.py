@@ -10,7 +10,7 @@ from server.errors import AuthenticationFailed
 from server.identity import certificates, hawk, tokens
 from server.identity.certificates import Issuer
 from server.identity.directory import EVERYONE, check_authorized
-from server.identity.model import NOBODY, Credential, HawkRequest
+from server.identity.model import NOBODY, Credential, Delegate, HawkRequest
 
 CLIENT_ID = "tester"
 ACCESS_TOKEN = "no-secret"
@@ -35,6 +35,8 @@ def authenticate(credential: Credential, client_scopes: Sequence[str], now: floa
         )
         hawk.verify(signed, key, request, now)
         return signed.client_id, with_everyone(scopes)
+    if isinstance(credential, Delegate):
+        raise AuthenticationFailed("a front door acts as no tester")
     claims = tokens.read(credential)
     key, scopes = _granted(
         issuer, claims.client_id, claims.certificate, claims.authorized_scopes, client_scopes, now

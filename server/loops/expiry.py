@@ -1,4 +1,4 @@
-"""Expiry: tasks, groups, graphs, dependency edges, queues and workers whose time is over are deleted
+"""Expiry: tasks, jobs, groups, graphs, dependency edges, queues and workers whose time is over are deleted
 (queue.md 6.2)."""
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def expiry_loops(
     """All expiry loops of the queue."""
     tasks = {
         "expire-tasks": "expire_tasks",
+        "expire-jobs": "expire_jobs",
         "expire-task-groups": "expire_task_groups",
         "expire-task-graphs": "expire_task_graphs",
         "expire-task-dependencies": "expire_task_dependencies",

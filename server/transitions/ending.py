@@ -29,7 +29,7 @@ async def cancel_tasks(
     ids = sorted(set(task_ids))
 
     async def run(tx: Transaction) -> tuple[dict[str, TaskFacts], list[str], Effects]:
-        facts, ended, effects = await _end(tx, machine, ids, "canceled")
+        facts, ended, effects = await end_in(tx, machine, ids, "canceled")
         if repeat_events:
             for task_id in ids:
                 task = facts.get(task_id)
@@ -53,7 +53,7 @@ async def exceed_deadlines(machine: Machine, task_ids: Sequence[str]) -> list[st
     ids = sorted(set(task_ids))
 
     async def run(tx: Transaction) -> tuple[list[str], Effects]:
-        _, ended, effects = await _end(tx, machine, ids, "deadline-exceeded")
+        _, ended, effects = await end_in(tx, machine, ids, "deadline-exceeded")
         await tx.commit(insert_events(effects))
         return ended, effects
 
@@ -62,9 +62,13 @@ async def exceed_deadlines(machine: Machine, task_ids: Sequence[str]) -> list[st
     return ended
 
 
-async def _end(
+async def end_in(
     tx: Transaction, machine: Machine, ids: list[str], reason: str
 ) -> tuple[dict[str, TaskFacts], list[str], Effects]:
+    """The ending part of a transaction: locks the tasks and ends those that may be ended.
+
+    Returns the facts of all that exist, the ids of those ended, and what is to be told.
+    """
     settings = machine.settings
     _, ended, dependents, groups = await tx.pipeline(
         [

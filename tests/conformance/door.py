@@ -16,11 +16,18 @@ from server.client.channel import open_aio_channel
 from server.client.credentials import Credentials
 from server.client.errors import failure_of
 from server.methods import read_service
-from tcqueue.v1 import auth_service_pb2, object_service_pb2, queue_service_pb2, scheduler_service_pb2
+from tcqueue.v1 import (
+    auth_service_pb2,
+    job_queue_service_pb2,
+    object_service_pb2,
+    queue_service_pb2,
+    scheduler_service_pb2,
+)
 
 #: The methods of all services by name; of those that every service has, the queue's.
 METHODS = {
     **read_service(auth_service_pb2.DESCRIPTOR.services_by_name["Auth"]),
+    **read_service(job_queue_service_pb2.DESCRIPTOR.services_by_name["JobQueue"]),
     **read_service(object_service_pb2.DESCRIPTOR.services_by_name["Object"]),
     **read_service(scheduler_service_pb2.DESCRIPTOR.services_by_name["Scheduler"]),
     **read_service(queue_service_pb2.DESCRIPTOR.services_by_name["Queue"]),

@@ -51,6 +51,7 @@ _INSTANTS = {
     "task_queues": ("expires", "last_date_active"),
     "workers": ("expires", "quarantine_until", "first_claim", "last_date_active"),
     "artifacts": ("expires",),
+    "jobs": ("created", "expires"),
     "objects": ("expires", "upload_expires"),
 }
 

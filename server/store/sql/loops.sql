@@ -67,6 +67,16 @@ WITH due AS MATERIALIZED (
 )
 SELECT count(*) FROM gone
 
+-- name: expire_jobs
+-- $1 delay in seconds, $2 how many. Returns the number deleted.
+WITH due AS (
+    SELECT task_id FROM jobs WHERE expires < now() + make_interval(secs => $1::double precision)
+    LIMIT $2::integer FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM jobs j USING due d WHERE j.task_id = d.task_id RETURNING 1
+)
+SELECT count(*) FROM gone
+
 -- name: expire_task_groups
 -- $1 delay in seconds, $2 how many. Returns the number deleted.
 WITH due AS (
