@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
+import structlog
 
 from server.domain import legacy
 from server.events.rows import Event
 from tcqueue.v1 import legacy_queue_service_pb2, options_pb2
+
+log = structlog.get_logger(__name__)
 
 Json = dict[str, Any]
 
@@ -37,11 +40,21 @@ def exchange_names(prefix: str) -> Mapping[str, str]:
 
 
 def with_legacy(events: Sequence[Event]) -> Iterator[Event]:
-    """A transaction's events, each followed by its form of 2014 if it has one."""
+    """A transaction's events, each followed by its form of 2014 if it has one.
+
+    An event that is not shaped as this version shapes them has none: it must not hold up the others.
+    """
     for event in events:
         yield event
         shape = _SHAPES.get(event.exchange)
-        if shape is not None and (found := shape(event, orjson.loads(event.payload), events)) is not None:
+        if shape is None:
+            continue
+        try:
+            found = shape(event, orjson.loads(event.payload), events)
+        except (LookupError, TypeError) as e:
+            log.error("an event has no form of 2014", event_id=event.id, error=f"{type(e).__name__}: {e}")
+            continue
+        if found is not None:
             name, payload = found
             yield dataclasses.replace(event, exchange=_MARK + name, payload=orjson.dumps(payload).decode())
 

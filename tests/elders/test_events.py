@@ -16,11 +16,12 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT6
 
 from server.app import ELDERS
-from server.events.legacy import exchange_names
+from server.events.legacy import exchange_names, with_legacy
 from server.events.relay import Relay
+from server.events.rows import read_row
 from server.references.catalogue import Catalogue
 from server.references.legacy import documents
-from tests.conformance.building import new_id
+from tests.conformance.building import new_id, now
 from tests.elders.building import PROVISIONER, WORKER, WORKER_TYPE, iso, task
 from tests.plugins.elders import Elder
 from tests.plugins.rabbitmq import Broker
@@ -178,3 +179,10 @@ async def test_an_artifact(elder: Elder, queue: Queue, listener: Listener) -> No
         "name": "public/a",
     }
     assert (second["artifact"]["storageType"], second["artifact"]["name"]) == ("reference", "public/b")
+
+
+def test_what_is_no_event_of_ours() -> None:
+    """What has another shape goes to today's exchange as it is, and holds up nothing."""
+    text = '[{"exchange":"task-pending","key":"a.b","cc":[],"payload":{"mark":1}}]'
+    events = read_row(7, now(), text).events
+    assert [event.exchange for event in with_legacy(events)] == ["task-pending"]

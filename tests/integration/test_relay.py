@@ -79,7 +79,13 @@ class Consumer:
 
 @pytest.fixture
 def relay_settings(settings: Settings, rabbitmq: Broker, amqp_prefix: str) -> Settings:
-    return replace(settings, amqp_url=rabbitmq.url, amqp_exchange_prefix=amqp_prefix)
+    return replace(
+        settings,
+        amqp_url=rabbitmq.url,
+        amqp_exchange_prefix=amqp_prefix,
+        # Its events are written by hand, in no form that 2014 could know.
+        amqp_legacy_exchange_prefix="",
+    )
 
 
 @pytest.fixture
