@@ -183,7 +183,6 @@ async def test_the_same_graph_twice_at_once(queue: Queue) -> None:
     assert await exchanges(queue) == ["running"] * 6
 
 
-@pytest.mark.slow
 async def test_workers_and_extenders_at_large(queue: Queue) -> None:
     """S-026 S-036 S-048: workers that sometimes fail, and extensions by the tasks themselves, all at once:
     each graph finishes once, with all its nodes completed."""
