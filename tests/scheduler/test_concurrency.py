@@ -74,10 +74,14 @@ async def claim(queue: Queue, *task_ids: str) -> None:
         await queue("ClaimTask", task_id=task_id, run_id=0, worker_group="group", worker_id="worker")
 
 
-async def test_two_last_leaves(queue: Queue, hold: Holds) -> None:
-    """S-026: resolved at once, in two transactions that meet at the graph: one of them finishes it."""
+@pytest.mark.parametrize("meeting", ["at the group", "at the graph"])
+async def test_two_last_leaves(queue: Queue, hold: Holds, meeting: str) -> None:
+    """S-026: resolved at once, in two transactions that meet at the task group, or at the graph where the
+    group has expired: one of them finishes it."""
     a, b = new_ids(2)
     graph_id = await submit(queue, graph({a: [], b: []}))
+    if meeting == "at the graph":
+        await queue.sql("delete from task_groups where task_group_id = $1", graph_id)
     await claim(queue, a, b)
     holder = await hold(GRAPH_ROW, graph_id)
     both = [asyncio.create_task(complete(queue, task_id)) for task_id in (a, b)]
@@ -183,7 +187,6 @@ async def test_the_same_graph_twice_at_once(queue: Queue) -> None:
     assert await exchanges(queue) == ["running"] * 6
 
 
-@pytest.mark.slow
 async def test_workers_and_extenders_at_large(queue: Queue) -> None:
     """S-026 S-036 S-048: workers that sometimes fail, and extensions by the tasks themselves, all at once:
     each graph finishes once, with all its nodes completed."""

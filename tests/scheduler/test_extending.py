@@ -43,6 +43,18 @@ async def test_a_task_more(queue: Queue) -> None:
     assert await exchanges(queue) == ["running", "extended", "finished"]
 
 
+async def test_an_old_leaf_does_not_count(queue: Queue) -> None:
+    """S-048: what was forced to start before the old leaf had completed finishes the graph without it."""
+    a, b = new_ids(2)
+    graph_id = await submit(queue, graph({a: []}))
+    await extend(queue, graph_id, nodes({b: [a]}))
+    await queue("ScheduleTask", task_id=b)
+    await run(queue, b)
+    assert await state(queue, graph_id) == "finished"
+    await run(queue, a)
+    assert await exchanges(queue) == ["running", "extended", "finished"]
+
+
 async def test_after_a_completed_one(queue: Queue) -> None:
     """S-047: pending at once, as is what requires nothing."""
     a, b, c, d = new_ids(4)

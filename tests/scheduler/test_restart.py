@@ -27,7 +27,12 @@ class Client:
     """Calls a server that comes and goes, again until it answers."""
 
     def __init__(self, address: str, token: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=[("grpc.enable_retries", 0)])
+        options = [
+            ("grpc.enable_retries", 0),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 100),
+        ]
+        self._channel = grpc.aio.insecure_channel(address, options=options)
         self._credentials = Credentials("root", token)
 
     async def send(self, method: str, request: Any) -> Any:
@@ -78,6 +83,7 @@ async def published(dsn: str) -> Counter[str]:
     return Counter(event.exchange for row in rows for event in read_row(*row).events)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_kill_in_the_middle(settings: Settings) -> None:
     """S-058: kill -9, again and again, while a graph runs, fails, reruns and is extended: it finishes,
@@ -85,7 +91,13 @@ async def test_kill_in_the_middle(settings: Settings) -> None:
     tasks = new_ids(24)
     edges = {task_id: tasks[max(0, n - 2) : n] for n, task_id in enumerate(tasks)}
     request = graph(edges, reruns=1, retries=40)
-    server = ServerProcess(settings, grpc_listen="127.0.0.1:0", claim_poll_s=0.2, claim_timeout_s=1.0)
+    server = ServerProcess(
+        settings,
+        grpc_listen="127.0.0.1:0",
+        claim_poll_s=0.2,
+        claim_timeout_s=1.0,
+        claim_poll_delay_s=0.2,
+    )
     async with server.running():
         client = Client(server.address, settings.root_access_token)
         stop, failed = asyncio.Event(), set[str]()
@@ -127,6 +139,7 @@ async def test_kill_in_the_middle(settings: Settings) -> None:
             await client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_restart_as_people_do(tmp_path: Path) -> None:
     """S-058: a deployment with its own database is ended in the middle of a graph and started again: the
