@@ -100,8 +100,7 @@ class Settings:
     # The job queue of 2014, /0.1.0
     job_queue: str = setting(
         "auto",
-        "serve /0.1.0, which asks nobody who they are: on, off (gRPC, too), or auto: where the HTTP door "
-        "is on loopback and neither root_url nor trust_proxy says that others reach it",
+        "serve /0.1.0, open to whoever reaches it: on, off, or auto: on loopback; docs/job-queue.md",
     )
     job_queue_task_queue_id: str = setting("jobqueue/default", "task queue of all jobs")
     job_queue_client: str = setting(
@@ -115,8 +114,7 @@ class Settings:
     )
     job_queue_external_addr: str = setting(
         "",
-        "host and port in the URLs of messages about jobs, as they are; empty: those of root_url, else of "
-        "the HTTP door",
+        "host and port for workers in messages about jobs; empty: those of root_url, or of the HTTP door",
     )
 
     # ClaimWork streams (design: the stream is the lease)
