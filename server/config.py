@@ -116,7 +116,8 @@ class Settings:
 
     # The job queue of 2014, /0.1.0
     job_queue: str = setting(
-        "auto", "serve /0.1.0, which has no authentication: on, off, or auto: only on loopback, unproxied"
+        "auto",
+        "serve /0.1.0, open to whoever reaches it: on, off, or auto: on loopback; docs/job-queue.md",
     )
     job_queue_task_queue_id: str = setting("jobqueue/default", "task queue of all jobs")
     job_queue_client: str = setting(
@@ -129,7 +130,8 @@ class Settings:
         "", "metadata.source of the tasks that are jobs; empty: each job's own address"
     )
     job_queue_external_addr: str = setting(
-        "", "host and port in the URLs of messages about jobs; empty: those of root_url, or of the HTTP door"
+        "",
+        "host and port for workers in messages about jobs; empty: those of root_url, or of the HTTP door",
     )
 
     # ClaimWork streams (design: the stream is the lease)

@@ -119,11 +119,14 @@ class Channel:
 
     async def close(self) -> None:
         """Closes the connection, politely if that is quick."""
-        if self.lost is None and self._connection.is_open:
+        if self._connection.is_open:
+            # It may live on when its channel does not.
+            closed = asyncio.Event()
+            self._connection.add_on_close_callback(lambda *_: closed.set())
             self._connection.close()
             try:
                 async with asyncio.timeout(1.0):
-                    await self._ended.wait()
+                    await closed.wait()
             except TimeoutError:
                 pass
         _abort(self._connection)
@@ -150,7 +153,10 @@ def _abort(connection: AsyncioConnection) -> None:
     """Ends a connection without a word to a broker that may not listen."""
     transport = getattr(connection, "_transport", None)
     try:
-        if transport is not None:
+        if transport is not None and connection.is_open:
+            # Told why, it ends its heartbeats, too; else they would go on, into the void.
+            connection._terminate_stream(pika.exceptions.StreamLostError("let go"))
+        elif transport is not None:
             transport.abort()
         elif not connection.is_closed:
             connection.close()

@@ -45,7 +45,7 @@ async def create_job(call: Call, request: CreateJobRequest) -> CreateJobResponse
         job = jobs.submitted(request.job)
     except UnusableJob as e:
         raise InputValidationError(str(e), [Violation("job", str(e))]) from None
-    task_id = slugid.v4()
+    task_id = slugid.nice()
     job_id = jobs.job_id_of(task_id)
     task = _definition(call, task_id, job)
     definitions.resolve_queue(task)

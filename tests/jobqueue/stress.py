@@ -111,6 +111,11 @@ class Stress:
     def run(self) -> None:
         """Returns when no job is open, or something failed."""
         options = self.options
+        server = Server(options.url)
+        before = server.read("GET", "jobs")
+        if before:
+            self.failures.append(f"{len(before)} jobs were open before the first was submitted")
+            return
         if options.rabbitmq:
             Broker(options.rabbitmq).empty()
         submitting = threading.Thread(target=self._guarded, args=(self._submit,))
@@ -119,7 +124,6 @@ class Stress:
         ]
         for thread in (submitting, *workers):
             thread.start()
-        server = Server(options.url)
         while not self.failures:
             submitted = not submitting.is_alive()
             if submitted and server.read("GET", "jobs") == []:
