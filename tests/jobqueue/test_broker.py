@@ -18,7 +18,7 @@ import pytest
 from server.config import Settings
 from tests.jobqueue.conftest import Served, served
 from tests.jobqueue.old_client import EXAMPLE, OldClient
-from tests.plugins.rabbitmq import Broker, _need
+from tests.plugins.rabbitmq import Broker, need
 from tests.plugins.server import Queue
 
 STRESS = Path(__file__).parent / "stress.py"
@@ -34,7 +34,7 @@ class Message(NamedTuple):
 @pytest.fixture(scope="module")
 def own_broker() -> Iterator[Broker]:
     """A broker for this module: the names of exchange and queue are fixed."""
-    _need()
+    need()
     with tempfile.TemporaryDirectory(prefix="tcqueue-mq-", ignore_cleanup_errors=True) as folder:
         broker = Broker(Path(folder))
         broker.start()

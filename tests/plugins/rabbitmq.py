@@ -119,7 +119,8 @@ class Broker:
         subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True, check=False)
 
 
-def _need() -> None:
+def need() -> None:
+    """Skips, or in CI fails, a test that asks for what is not installed."""
     if shutil.which("rabbitmq-server") is None or not Path(_PROGRAM).exists():
         message = "rabbitmq-server is not installed; Debian's package is enough"
         if os.environ.get("CI") == "true":
@@ -135,7 +136,7 @@ def rabbitmq() -> Iterator[Broker]:
         with tempfile.TemporaryDirectory(prefix="tcqueue-mq-") as folder:
             yield Broker(Path(folder), running)
         return
-    _need()
+    need()
     with tempfile.TemporaryDirectory(prefix="tcqueue-mq-", ignore_cleanup_errors=True) as folder:
         broker = Broker(Path(folder))
         broker.start()
@@ -146,7 +147,7 @@ def rabbitmq() -> Iterator[Broker]:
 @pytest.fixture
 def broker() -> Iterator[Broker]:
     """A broker to be ill-treated."""
-    _need()
+    need()
     with tempfile.TemporaryDirectory(prefix="tcqueue-mq-", ignore_cleanup_errors=True) as folder:
         broker = Broker(Path(folder))
         broker.start()

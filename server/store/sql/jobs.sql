@@ -24,8 +24,8 @@ LEFT JOIN LATERAL (
 WHERE j.task_id = $1::text
 
 -- name: read_job_standing
--- What a change to a job is checked against. $1 task. Returns queue, scheduler, group, last run.
-SELECT t.task_queue_id, t.scheduler_id, t.task_group_id, t.last_run
+-- What a change to a job is checked against. $1 task. Returns task, queue, scheduler, group, last run.
+SELECT t.task_id, t.task_queue_id, t.scheduler_id, t.task_group_id, t.last_run
 FROM jobs j JOIN tasks t ON t.task_id = j.task_id
 WHERE j.task_id = $1::text
 
