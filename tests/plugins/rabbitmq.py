@@ -10,6 +10,7 @@ Without the program the tests that ask are skipped; in CI they fail.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -39,6 +40,7 @@ class Broker:
         self.port = _free_port()
         self._node = f"tcqueue-{uuid.uuid4().hex[:8]}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
+        self._names: subprocess.Popen[bytes] | None = None
         self._environment = {
             **os.environ,
             "HOME": str(folder),
@@ -64,9 +66,13 @@ class Broker:
 
     def start(self) -> None:
         """Starts it; returns when it answers."""
+        if self._names is None:
+            # The one that it would start by itself would outlive it.
+            self._names = subprocess.Popen(["epmd"], env=self._environment, stderr=subprocess.DEVNULL)
         with (self.folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
                 [_PROGRAM],
+                cwd=self.folder,
                 env=self._environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -114,9 +120,12 @@ class Broker:
         )
 
     def end(self) -> None:
-        """Ends it and the name server that it started beside."""
+        """Ends it and the name server beside it."""
         self.kill()
-        subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True, check=False)
+        if self._names is not None:
+            self._names.kill()
+            self._names.wait()
+            self._names = None
 
 
 def need() -> None:
@@ -162,6 +171,12 @@ def amqp_prefix() -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that nobody has, and that no outgoing connection gets in the seconds until it is taken."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as found:
+            try:
+                found.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
