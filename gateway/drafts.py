@@ -199,11 +199,21 @@ class HttpDraft:
         told = {v.field for v in wrong_body}
         all_wrong = wrong_body + [v for v in pointed if v.field not in told]
         lines = [f"  * {'/'.join(filter(None, ('data', v.field)))} {v.description}" for v in all_wrong[:100]]
+        schema = self._schema_id or method.reference_name
+        text = "\n".join(f"  {line}" for line in lines)
+        if method.http.legacy:
+            refused = InputValidationError(
+                f"Request payload must follow the schema: {schema}\n  Errors:\n{text}", all_wrong
+            )
+            refused.extra = {
+                "error": [
+                    {"message": f"{v.field or 'the body'} {v.description}", "error": {"path": v.field}}
+                    for v in all_wrong[:100]
+                ]
+            }
+            raise refused
         raise InputValidationError(
-            "\nSchema Validation Failed!\n"
-            f"  Rejecting Schema: {self._schema_id or method.reference_name}\n  Errors:\n"
-            + "\n".join(f"  {line}" for line in lines),
-            all_wrong,
+            f"\nSchema Validation Failed!\n  Rejecting Schema: {schema}\n  Errors:\n{text}", all_wrong
         )
 
 

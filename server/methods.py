@@ -33,7 +33,8 @@ class HttpRule:
     the request fields that headers fill. `redirect` is the response field that the answer leads to, empty
     for none, and `response_headers` are further headers of the answer with the fields that fill them; an
     answer with `empty_body` has nothing else. Requests whose body has one of `yields_with`, or with
-    `yields_without_body` none at all, are for the next method of the same path.
+    `yields_without_body` none at all, are for the next method of the same path. `legacy` says that clients
+    of 2014 know it.
     `more_places` are further verbs and templates under which the same is served, with the same fields.
     """
 
@@ -52,6 +53,7 @@ class HttpRule:
     empty_body: bool = False
     yields_with: frozenset[str] = frozenset()
     yields_without_body: bool = False
+    legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ def _http_rule(
         empty_body=rules.empty_body,
         yields_with=frozenset(rules.yields_with),
         yields_without_body=rules.yields_without_body,
+        legacy=rules.legacy,
     )
 
 

@@ -34,12 +34,12 @@ class References:
     """
 
     def __init__(self, services: Sequence[ServiceDescriptor], root_url: str = "") -> None:
-        every = [Catalogue(service) for service in services]
-        self._catalogues = [catalogue for catalogue in every if not catalogue.rules.unlisted]
-        self._every = every
+        self._every = [Catalogue(service) for service in services]
+        #: Those of today.
+        self._catalogues = [catalogue for catalogue in self._every if not catalogue.rules.unlisted]
         self._inputs = {
-            endpoint.method.full_name: f"{catalogue.schema_path(endpoint.input)}#"
-            for catalogue in every
+            endpoint.method.full_name: _schema_id(catalogue, endpoint.input)
+            for catalogue in self._every
             for endpoint in catalogue.endpoints
             if endpoint.input
         }
@@ -81,6 +81,12 @@ class References:
         html, policy = page.render(self._catalogues)
         found["/docs"] = Document(HTML, html.encode(), policy)
         return found
+
+
+def _schema_id(catalogue: Catalogue, name: str) -> str:
+    if catalogue.rules.unlisted:
+        return legacy.schema_id(catalogue, name)
+    return f"{catalogue.schema_path(name)}#"
 
 
 def _dump(value: Any) -> bytes:

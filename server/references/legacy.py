@@ -44,6 +44,11 @@ def documents(catalogue: Catalogue) -> dict[str, Json]:
     return found
 
 
+def schema_id(catalogue: Catalogue, name: str) -> str:
+    """What a schema was called."""
+    return _schema(f"/{catalogue.rules.name}/{catalogue.version}", name)
+
+
 def _schema(folder: str, name: str) -> str:
     return f"{_SCHEMAS}{folder}/{name}.json#"
 

@@ -84,7 +84,13 @@ async def test_what_creation_refuses(elder: Elder) -> None:
     for definition in bad:
         answer = await elder.queue("createTask", task_id, payload=definition)
         assert answer.status == 400, (answer, definition)
-        assert {"code", "message", "requestInfo"} == set(answer.json)
+        assert {"code", "message", "requestInfo", "error"} >= set(answer.json)
+        if answer.json["code"] == "InputValidationError":
+            assert answer.json["message"].startswith(
+                "Request payload must follow the schema: "
+                "http://schemas.taskcluster.net/queue/v1/create-task-request.json#\n"
+            )
+            assert answer.json["error"]
     assert _error(await elder.queue("createTask", "no-slugid", payload=task()))[0] == 400
     assert _error(await elder.queue("status", task_id)) == (404, "ResourceNotFound")
     assert _error(await elder.queue("getTask", task_id)) == (404, "ResourceNotFound")
