@@ -8,6 +8,7 @@ import orjson
 
 from server import definitions
 from server.call import Call
+from server.domain import legacy
 from server.domain.graph_nodes import Fault, Node, faults
 from server.domain.scope_expressions import AllOf, AnyOf, ForEach, Scope, compile
 from server.domain.scopes import ScopeSet
@@ -27,10 +28,6 @@ from tcqueue.v1.task_graph_pb2 import (
 from tcqueue.v1.task_pb2 import Requires, TaskDefinition
 
 _SQL = load("graphs")
-
-MAX_DEADLINE_DAYS = 7.0
-"""How far ahead deadlines of graphs' tasks may lie, where the setting does not say more: what the queue of
-2014 allowed."""
 
 #: What the scopes of a graph must hold for each of its tasks. Scheduler and project are granted with it.
 _NEEDED = compile(
@@ -155,7 +152,7 @@ def _complete(call: Call, node: NewTaskGraphNode) -> None:
     definitions.fill_defaults(node.task_id, task)
     inputs.text(task.metadata.name, "task.metadata.name")
     definitions.check_dates(
-        task, call.services.clock.now(), max(MAX_DEADLINE_DAYS, settings.max_task_deadline_days)
+        task, call.services.clock.now(), max(legacy.MAX_DEADLINE_DAYS, settings.max_task_deadline_days)
     )
     definitions.check_scopes(task)
 
