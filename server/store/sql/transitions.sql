@@ -263,3 +263,10 @@ SELECT task_id, definition, priority FROM tasks WHERE task_id = ANY ($1::text[])
 -- name: insert_events
 -- Writes a transaction's events, one row for all of them. $1 JSON list.
 INSERT INTO outbox (events) VALUES ($1::text)
+
+-- name: insert_dated_events
+-- The same for events that do not know the time yet: the character U+0001, which JSON cannot hold as it
+-- is, stands where it belongs. $1 JSON list, nearly.
+INSERT INTO outbox (events)
+VALUES (replace($1::text, chr(1), to_char(date_trunc('milliseconds', now()) AT TIME ZONE 'UTC',
+                                          'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))
