@@ -69,7 +69,9 @@ class Claimer:
         self._give_back = give_back
         self._poll_s = poll_s
         self._linger_s = linger_s
-        self._wake = asyncio.Event()
+        #: Set while the task waits for word; its result tells whether any came in time.
+        self._waking: asyncio.Future[bool] | None = None
+        self._woken = False
         self._task: asyncio.Task[None] | None = None
         #: There may be pending runs that nobody has looked at since.
         self._maybe_more = True
@@ -125,7 +127,24 @@ class Claimer:
                     self._run(), name=f"claimer {self.queue_id}"
                 )
         else:
-            self._wake.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._woken = True
+        if self._waking is not None and not self._waking.done():
+            self._waking.set_result(True)
+
+    async def _word(self, within_s: float) -> bool:
+        """Waits for word; False when none came in time. By hand, as wait_for costs three rounds of the loop
+        between the word and the statement."""
+        loop = asyncio.get_running_loop()
+        self._waking = loop.create_future()
+        timer = loop.call_later(within_s, _give_up, self._waking)
+        try:
+            return await self._waking
+        finally:
+            timer.cancel()
+            self._waking = None
 
     async def stop(self) -> None:
         """Ends the claimer; unary callers get nothing."""
@@ -138,8 +157,8 @@ class Claimer:
             await asyncio.wait([self._task])
 
     def _stop_if_idle(self) -> None:
-        if self.idle:
-            self._wake.set()
+        if self.idle and self._task is not None:
+            self._wake()
 
     def _free(self, enough: int) -> int:
         """Free slots and waiting places, counted no further than `enough`."""
@@ -152,7 +171,7 @@ class Claimer:
 
     async def _run(self) -> None:
         while not self.idle:
-            self._wake.clear()
+            self._woken = False
             try:
                 await self._round()
             except Unavailable as e:
@@ -164,9 +183,7 @@ class Claimer:
                 await asyncio.sleep(min(1.0, self._poll_s))
             if self._maybe_more and self._free(1):
                 continue
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._poll_s)
-            except TimeoutError:
+            if not self._woken and not await self._word(self._poll_s):
                 self._maybe_more = True
 
     async def _round(self) -> None:
@@ -206,10 +223,7 @@ class Claimer:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 return
-            self._wake.clear()
-            try:
-                await asyncio.wait_for(self._wake.wait(), left)
-            except TimeoutError:
+            if not await self._word(left):
                 return
 
     def _places(self) -> list[Waiter]:
@@ -270,3 +284,8 @@ class Claimer:
                 self._deliver(session, offer)
         if gone:
             self._give_back(gone)
+
+
+def _give_up(waking: asyncio.Future[bool]) -> None:
+    if not waking.done():
+        waking.set_result(False)
