@@ -21,6 +21,9 @@ from typing import Generic, TypeVar, cast
 
 from server.errors import QueueError
 
+#: After how many batches, at most, a batcher tries again whether twice as many can be had at once.
+_LONGEST_BACKOFF = 64
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -72,7 +75,10 @@ class Batcher(Generic[T, R]):
         self._slots: list[asyncio.Future[R] | tuple[_Group[R], int]] = []
         self._since = 0.0  # loop time of the oldest waiting item
         self._seen = 0  # how many waited when the timer was set
-        self._match = 1  # size of the last batch: what the next one lingers for
+        self._match = 1  # what the next batch lingers for: the last one's size, or twice that
+        self._stretched = False  # whether it is twice that
+        self._content = 0  # batches still to come before more is tried
+        self._backoff = 1
         self._wake_at = 1  # how many waiting items are worth a look; 0: none, as all lanes are busy
         self._timer: asyncio.TimerHandle | None = None
         self._look_due = False
@@ -166,11 +172,21 @@ class Batcher(Generic[T, R]):
         size = self._max_items
         items, self._items = self._items[:size], self._items[size:]
         slots, self._slots = self._slots[:size], self._slots[size:]
-        self._match = len(items)
+        self._set_match(len(items))
         self._seen = 0
         task = loop.create_task(self._run_batch(items, slots), context=self._context.copy())
         self._running.add(task)
         task.add_done_callback(self._finished)
+
+    def _set_match(self, size: int) -> None:
+        """Decides what the next batch lingers for, given the size of this one."""
+        if self._stretched:
+            reached = size >= self._match
+            self._backoff = 1 if reached else min(2 * self._backoff, _LONGEST_BACKOFF)
+            self._content = 0 if reached else self._backoff
+        self._stretched = size > 1 and not self._content
+        self._content = max(0, self._content - 1)
+        self._match = min(2 * size, self._max_items) if self._stretched else size
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
