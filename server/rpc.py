@@ -30,7 +30,7 @@ def generic_handler(pipeline: Pipeline) -> grpc.GenericRpcHandler[Any, Any]:
 
 def _method_handler(method: Method, pipeline: Pipeline) -> grpc.RpcMethodHandler[Any, Any]:
     deserializer = _reader(method)
-    serializer = method.response_class.SerializeToString
+    serializer = _writer(method)
     if method.client_streaming and not method.server_streaming:
         return grpc.stream_unary_rpc_method_handler(_collection(method, pipeline), deserializer, serializer)
     if method.client_streaming:
@@ -59,6 +59,16 @@ def _reader(method: Method) -> Callable[[bytes], Any]:
             return _UNREADABLE
 
     return read
+
+
+def _writer(method: Method) -> Callable[[Any], bytes]:
+    serialize = method.response_class.SerializeToString
+
+    def write(answer: Any) -> bytes:
+        # What is put together from stored parts comes serialized.
+        return answer if type(answer) is bytes else serialize(answer)
+
+    return write
 
 
 def _refuse_unreadable(method: Method, request: Any) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 
 from server import definitions
+from server.codec import pieces
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.transitions.claiming import Offered
 from server.views import credentials_view, stamp, status_message
 from tcqueue.v1.claim_pb2 import Claim, TaskCredentials
 from tcqueue.v1.task_pb2 import TaskDefinition
+
+# Claim.task, and TaskDefinition.priority, whose type is a number.
+_TASK = pieces.tag(Claim.TASK_FIELD_NUMBER)
+_PRIORITY = bytes([TaskDefinition.PRIORITY_FIELD_NUMBER << 3])
 
 
 def claim_message(offer: Offered, issuer: TaskCredentialIssuer) -> Claim:
@@ -29,6 +34,29 @@ def claim_message(offer: Offered, issuer: TaskCredentialIssuer) -> Claim:
         task=task,
         credentials=credentials_view(issued),
     )
+
+
+def serialized_claim(offer: Offered, issuer: TaskCredentialIssuer) -> bytes:
+    """The same as it goes over the wire. The definition goes as it is stored; a priority that has been
+    changed since follows it."""
+    task = TaskDefinition.FromString(offer.definition)
+    run = offer.run()
+    group, worker = run.worker_group or "", run.worker_id or ""
+    issued = issuer.issue(
+        offer.facts.task_id, offer.run_id, group, worker, offer.taken_until, task.scopes, offer.started
+    )
+    head = Claim(
+        status=status_message(offer.facts, task),
+        run_id=offer.run_id,
+        worker_group=group,
+        worker_id=worker,
+        taken_until=stamp(offer.taken_until),
+        credentials=credentials_view(issued),
+    ).SerializeToString()
+    definition = offer.definition
+    if task.priority != offer.facts.priority:
+        definition += _PRIORITY + pieces.varint(offer.facts.priority)
+    return b"".join((head, _TASK, pieces.varint(len(definition)), definition))
 
 
 def credentials_message(

@@ -79,6 +79,7 @@ class Batcher(Generic[T, R]):
         self._stretched = False  # whether it is twice that
         self._content = 0  # batches still to come before more is tried
         self._backoff = 1
+        self._crowded = False  # whether items had gathered by the time that the last batch ended
         self._wake_at = 1  # how many waiting items are worth a look; 0: none, as all lanes are busy
         self._timer: asyncio.TimerHandle | None = None
         self._look_due = False
@@ -92,6 +93,11 @@ class Batcher(Generic[T, R]):
     def waiting(self) -> int:
         """Items not yet in a batch."""
         return len(self._items)
+
+    @property
+    def wanted(self) -> int:
+        """For how many items the next batch waits, if it waits."""
+        return self._match
 
     async def submit(self, item: T) -> R:
         """One item's result; raises its exception, or that of the whole batch."""
@@ -117,6 +123,10 @@ class Batcher(Generic[T, R]):
         """
         if not items:
             return []
+        return await self.enqueue_many(items)
+
+    def enqueue_many(self, items: Sequence[T]) -> asyncio.Future[list[R | Exception]]:
+        """As `submit_many` for one item or more, for callers that must not wait."""
         loop = asyncio.get_running_loop()
         group: _Group[R] = _Group(len(items), loop.create_future())
         if not self._items:
@@ -126,7 +136,7 @@ class Batcher(Generic[T, R]):
         if len(self._items) >= self._wake_at and self._wake_at and not self._look_due:
             self._look_due = True
             loop.call_soon(self._look)
-        return await group.future
+        return group.future
 
     async def drain(self) -> None:
         """Runs everything waiting, without lingering, and returns when nothing is left."""
@@ -184,12 +194,13 @@ class Batcher(Generic[T, R]):
             reached = size >= self._match
             self._backoff = 1 if reached else min(2 * self._backoff, _LONGEST_BACKOFF)
             self._content = 0 if reached else self._backoff
-        self._stretched = size > 1 and not self._content
+        self._stretched = size > 1 and self._crowded and not self._content
         self._content = max(0, self._content - 1)
         self._match = min(2 * size, self._max_items) if self._stretched else size
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._crowded = bool(self._items)
         if self._items and not self._look_due:
             self._look()
         else:

@@ -80,8 +80,10 @@ async def create_tasks(
             await tx.commit(ending)
             return outcomes, effects
 
-        outcomes: Sequence[TaskFacts | QueueError] | None = await _create_at_once(machine, batch, whole=False)
-        if outcomes is None:
+        outcomes: Sequence[TaskFacts | QueueError]
+        if (created := await _create_at_once(machine, batch, whole=False)) is not None:
+            outcomes = created
+        else:
             outcomes, effects = await machine.db.in_transaction(run, hot=True)
             machine.tell(effects)
         for index, outcome in zip(indexes, outcomes, strict=True):
@@ -351,7 +353,7 @@ def _edges(items: Sequence[NewTask], inserted: Iterable[int], plan: _Plan) -> li
 
 @dataclass(slots=True)
 class _Group:
-    """What new tasks mean to their group: the first one's scheduler, how many there are, the latest expiry."""
+    """New tasks of a group: the first one's scheduler, how many there are, the latest expiry."""
 
     scheduler_id: str
     count: int

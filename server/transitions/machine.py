@@ -38,6 +38,12 @@ class Effects:
         if stream_id is not None:
             self.revocations.append(f"{stream_id} {task_id} {run_id} {reason}")
 
+    def add(self, later: Effects) -> None:
+        """Adds what comes after."""
+        self.events += later.events
+        self.queues |= later.queues
+        self.revocations += later.revocations
+
 
 class Machine:
     """The parts a transition works with, and its beginning and end.

@@ -34,9 +34,7 @@ NOW = "\x01"
 def task_created(task_id: str, frame: Frame, rank: int, retries: int, *, pending: bool) -> str:
     """taskDefined of a new task and, if it waits for nothing, taskPending of its first run, scheduled NOW."""
     head = f'{frame.status_head},"retriesLeft":{retries},"state":"'
-    tail = (
-        f'"priority":"{priority.NAMES[rank]}"}},"task":{{"tags":{frame.tags}}}'
-    )
+    tail = f'"priority":"{priority.NAMES[rank]}"}},"task":{{"tags":{frame.tags}}}'
     end = f'.{frame.key_tail}","cc":{frame.cc},"payload":{{"version":1,"status":{head}'
     defined = (
         f'{{"exchange":"task-defined","key":"primary.{task_id}._._._{end}unscheduled","runs":[],{tail}}}}}'

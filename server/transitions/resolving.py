@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from server.domain import frames
 from server.errors import QueueError, RequestConflict, ResourceNotFound
 from server.store.database import Statement, Transaction
 from server.transitions import messages
+from server.transitions.claiming import Offered, accept_columns
 from server.transitions.facts import RunFacts, TaskFacts, new_run
 from server.transitions.machine import (
+    CLAIMS,
     TRANSITIONS,
     Effects,
     Machine,
@@ -24,6 +27,8 @@ from server.transitions.machine import (
 
 #: Guard of a resolution that only takes effect if the claim or its stream's lease has run out.
 EXPIRED = "expired"
+
+_NO_OFFERS: Mapping[str, Offered] = MappingProxyType({})
 
 #: Reasons that give the task another run while retries are left (queue.md 2.1 S11-S13).
 RETRIED_REASONS = frozenset({"worker-shutdown", "intermittent-task", "claim-expired"})
@@ -71,12 +76,18 @@ async def resolve_runs(machine: Machine, items: Sequence[Resolve]) -> list[TaskF
 class Resolutions:
     """The resolving part of a transaction that holds the locks of its tasks; each task at most once."""
 
-    def __init__(self, items: Sequence[Resolve], page: int) -> None:
-        """`page` is the most dependents released inside the transaction."""
+    def __init__(
+        self, items: Sequence[Resolve], page: int, offers: Mapping[str, Offered] = _NO_OFFERS
+    ) -> None:
+        """`page` is the most dependents released inside the transaction. `offers` are the runs among the
+        items, by task, that their stream accepts in the same breath: that is one change, not two."""
         self._items = items
         self._page = page
+        self._offers = offers
         self._ids = [item.task_id for item in items]
         self._runs = [item.run_id for item in items]
+        #: The offers that still stood; known once there are outcomes.
+        self.accepted: set[str] = set()
 
     def statements(self) -> list[Statement]:
         """What resolves the runs, to be sent in one pipeline; none for no items."""
@@ -84,9 +95,8 @@ class Resolutions:
             return []
         states = [item.state for item in self._items]
         reasons = [item.reason for item in self._items]
-        guards = [item.guard for item in self._items]
         statements: list[Statement] = [
-            (TRANSITIONS["resolve_runs"], (self._ids, self._runs, states, reasons, guards)),
+            *self._resolving(),
             (TRANSITIONS["mark_resolved"], (self._ids, reasons)),
             (TRANSITIONS["release_dependents"], (self._ids, states, self._page)),
             (TRANSITIONS["close_groups"], (self._ids,)),
@@ -95,14 +105,34 @@ class Resolutions:
             statements.append((TRANSITIONS["insert_retries"], (self._ids, reasons)))
         return statements
 
+    def _resolving(self) -> list[Statement]:
+        held = [item for item in self._items if item.task_id not in self._offers]
+        offered = sorted([i for i in self._items if i.task_id in self._offers], key=lambda i: i.task_id)
+        statements: list[Statement] = []
+        if held:
+            columns = zip(*[(i.task_id, i.run_id, i.state, i.reason, i.guard) for i in held], strict=True)
+            statements.append((TRANSITIONS["resolve_runs"], list(columns)))
+        if offered:
+            accepts = accept_columns([self._offers[item.task_id] for item in offered])
+            ends = [item.state for item in offered], [item.reason for item in offered]
+            statements.append((CLAIMS["finish_runs"], [*accepts, *ends]))
+        return statements
+
     async def outcomes(
         self, tx: Transaction, results: Sequence[Sequence[Row]], effects: Effects
     ) -> list[TaskFacts | QueueError]:
         """What became of each item, given the rows of the statements; events go into the effects."""
         if not self._items:
             return []
-        resolved, marked, dependents, groups, *_ = results
-        by_task: dict[str, Row] = {row[0]: row for row in resolved}
+        by_task: dict[str, Row] = {}
+        rest = iter(results)
+        if len(self._offers) < len(self._items):
+            by_task.update({row[0]: row for row in next(rest)})
+        if self._offers:
+            finished = {row[0]: row for row in next(rest)}
+            self.accepted.update(finished)
+            by_task.update(finished)
+        marked, dependents, groups, *_ = rest
         index_of = {task_id: i for i, task_id in enumerate(self._ids)}
         changed: dict[int, Row] = {index_of[row[0]]: (*row, *by_task[row[0]]) for row in marked}
         standing: dict[int, Row] = {}
