@@ -25,7 +25,7 @@ MAX_BATCH = 256
 #: message instead of one in each of several. An idle queue deals them out one by one, so that a graph
 #: arriving at idle workers is spread over all of them. A message costs as much as the life it carries.
 BUSY_S = 0.02
-CHUNK = 8
+CHUNK = 16
 
 
 @dataclass(slots=True, eq=False)
