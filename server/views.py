@@ -96,8 +96,18 @@ def status_message(facts: TaskFacts, definition: TaskDefinition | None = None) -
     head.retries_left = facts.retries_left
     head.state = TASK_STATES[facts.state]  # type: ignore[assignment]
     head.priority = facts.priority  # type: ignore[assignment]
-    head.runs.extend([run_message(run) for run in facts.runs])
+    for run in facts.runs:
+        if run.started is None and run.resolved is None:
+            head.runs.append(_waiting(run.run_id, run.state, run.reason_created, run.scheduled))
+        else:
+            head.runs.append(run_message(run))
     return head
+
+
+@lru_cache(maxsize=4096)
+def _waiting(run_id: int, state: str, reason_created: str, scheduled: datetime) -> Run:
+    """A run that was neither claimed nor resolved. It is shared: to be copied, never changed."""
+    return run_message(RunFacts(run_id, state, reason_created, None, None, None, None, scheduled, None, None))
 
 
 def _parsed(text: str) -> Timestamp:

@@ -3,7 +3,7 @@ priority (queue.md 3.4, 3.5)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 from server import definitions
 from server.call import Call
@@ -47,14 +47,16 @@ async def create_tasks(call: Call, request: CreateTasksRequest) -> CreateTasksRe
     if len(set(ids)) != len(ids):
         repeated = next(task_id for task_id in ids if ids.count(task_id) > 1)
         raise InputError(f"task {repeated} stands in the call more than once", taskId=repeated)
-    cycle = graphs.find_cycle({task.task_id: task.task.dependencies for task in request.tasks})
+    edges = {task.task_id: task.task.dependencies for task in request.tasks}
+    cycle = graphs.find_cycle(edges) if any(edges.values()) else None
     if cycle is not None:
         path = " -> ".join(cycle if len(cycle) <= 12 else [*cycle[:6], "...", *cycle[-5:]])
         raise InputError(f"the dependencies form a cycle: {path}", cycle=" ".join(cycle[:200]))
     items = []
+    allowed: set[Hashable] = set()
     for task in request.tasks:
         try:
-            items.append(_prepare(call, task.task_id, task.task))
+            items.append(_prepare(call, task.task_id, task.task, allowed))
         except QueueError as e:
             e.details = {**e.details, "taskId": task.task_id}
             raise
@@ -64,8 +66,9 @@ async def create_tasks(call: Call, request: CreateTasksRequest) -> CreateTasksRe
     )
 
 
-def _prepare(call: Call, task_id: str, task: TaskDefinition) -> NewTask:
-    """Everything creation checks before it needs the database, in the order of queue.md 2.2."""
+def _prepare(call: Call, task_id: str, task: TaskDefinition, allowed: set[Hashable] | None = None) -> NewTask:
+    """Everything creation checks before it needs the database, in the order of queue.md 2.2. `allowed`
+    remembers within a call what has been authorised: most tasks of a graph ask for the same."""
     settings = call.services.settings
     definitions.resolve_queue(task)
     if len(task.dependencies) > settings.task_max_dependencies:
@@ -74,17 +77,28 @@ def _prepare(call: Call, task_id: str, task: TaskDefinition) -> NewTask:
             f"not {len(task.dependencies)}"
         )
     definitions.fill_defaults(task_id, task)
-    call.authorize(
-        {
-            "scopes": task.scopes,
-            "routes": task.routes,
-            "projectId": task.project_id,
-            "schedulerId": task.scheduler_id,
-            "priorities": definitions.create_priorities(task.priority),
-            "provisionerId": task.provisioner_id,
-            "workerType": task.worker_type,
-        }
+    asked = (
+        tuple(task.scopes[:]),
+        tuple(task.routes[:]),
+        task.project_id,
+        task.scheduler_id,
+        task.priority,
+        task.task_queue_id,
     )
+    if allowed is None or asked not in allowed:
+        call.authorize(
+            {
+                "scopes": task.scopes,
+                "routes": task.routes,
+                "projectId": task.project_id,
+                "schedulerId": task.scheduler_id,
+                "priorities": definitions.create_priorities(task.priority),
+                "provisionerId": task.provisioner_id,
+                "workerType": task.worker_type,
+            }
+        )
+        if allowed is not None:
+            allowed.add(asked)
     definitions.check_dates(task, call.services.clock.now(), settings.max_task_deadline_days)
     definitions.check_scopes(task)
     return definitions.new_task(task_id, task)

@@ -86,7 +86,7 @@ def issue(
     if client_id == issuer_id:
         raise ValueError("named temporary credentials need a name other than their issuer's")
     if seed is None:
-        seed = slugid.v4() + slugid.v4()
+        seed = slugid.pair()
     named = client_id is not None
     name = client_id if client_id is not None else issuer_id
     text = _signed_text(name, issuer_id if named else None, seed, str(start_ms), str(expiry_ms), scopes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 
 from server.domain import frames
@@ -97,7 +98,7 @@ class Resolutions:
         reasons = [item.reason for item in self._items]
         statements: list[Statement] = [
             *self._resolving(),
-            (TRANSITIONS["mark_resolved"], (self._ids, reasons)),
+            (TRANSITIONS["mark_resolved"], (self._ids, reasons, len(self._offers) < len(self._items))),
             (TRANSITIONS["release_dependents"], (self._ids, states, self._page)),
             (TRANSITIONS["close_groups"], (self._ids,)),
         ]
@@ -124,39 +125,57 @@ class Resolutions:
         """What became of each item, given the rows of the statements; events go into the effects."""
         if not self._items:
             return []
-        by_task: dict[str, Row] = {}
         rest = iter(results)
+        ended: dict[str, Row] = {}
         if len(self._offers) < len(self._items):
-            by_task.update({row[0]: row for row in next(rest)})
+            ended.update({row[0]: row for row in next(rest)})
         if self._offers:
-            finished = {row[0]: row for row in next(rest)}
+            finished = {task_id: _finished(self._offers[task_id], at) for task_id, at in next(rest)}
             self.accepted.update(finished)
-            by_task.update(finished)
+            ended.update(finished)
         marked, dependents, groups, *_ = rest
-        index_of = {task_id: i for i, task_id in enumerate(self._ids)}
-        changed: dict[int, Row] = {index_of[row[0]]: (*row, *by_task[row[0]]) for row in marked}
+        changed: dict[str, Row] = {row[0]: row for row in marked}
         standing: dict[int, Row] = {}
         if len(changed) < len(self._items):
             (unchanged,) = await tx.pipeline([(TRANSITIONS["read_unresolved"], (self._ids, self._runs))])
             standing = {row[0] - 1: row for row in unchanged}
         # A first run that was just resolved is all there is; for later runs and repeats, read the history.
-        later = [item.task_id for i, item in enumerate(self._items) if item.run_id > 0 or i not in changed]
+        later = [i.task_id for i in self._items if i.run_id > 0 or i.task_id not in changed]
         whole = await read_facts(tx, later) if later else {}
         outcomes: list[TaskFacts | QueueError] = []
         for i, item in enumerate(self._items):
-            if i in changed:
-                outcomes.append(_resolved(item, changed[i], whole.get(item.task_id), effects))
+            task_id = item.task_id
+            if task_id in changed:
+                outcome = _resolved(item, changed[task_id], ended[task_id], whole.get(task_id), effects)
+                outcomes.append(outcome)
             else:
-                outcomes.append(_judge(item, standing.get(i), whole.get(item.task_id), effects))
+                outcomes.append(_judge(item, standing.get(i), whole.get(task_id), effects))
         dependents_started(dependents, effects)
         groups_closed(groups, effects)
         return outcomes
 
 
-def _resolved(item: Resolve, row: Row, facts: TaskFacts | None, effects: Effects) -> TaskFacts:
+def _finished(offer: Offered, resolved: datetime) -> Row:
+    """What resolve_runs would return for a run that was accepted and resolved at once, and the frame."""
+    run = offer.run()
+    return (
+        offer.facts.task_id,
+        run.reason_created,
+        run.worker_group,
+        run.worker_id,
+        offer.taken_until,
+        run.scheduled,
+        offer.started,
+        resolved,
+        offer.stream_id,
+        offer.facts.frame,
+    )
+
+
+def _resolved(item: Resolve, marked: Row, ended: Row, facts: TaskFacts | None, effects: Effects) -> TaskFacts:
     """A run that this transaction resolved."""
-    _, queue_id, frame, rank, retries_left, last_run, _, created, *times_and_worker = row
-    group, worker, taken_until, scheduled, started, resolved, stream_id = times_and_worker
+    _, queue_id, frame, rank, retries_left, last_run = marked
+    _, created, group, worker, taken_until, scheduled, started, resolved, stream_id, *known = ended
     retried = last_run > item.run_id
     if facts is None:
         run = RunFacts(
@@ -171,7 +190,8 @@ def _resolved(item: Resolve, row: Row, facts: TaskFacts | None, effects: Effects
             started,
             resolved,
         )
-        facts = TaskFacts(item.task_id, queue_id, frames.split(frame), rank, retries_left, [run])
+        parts = known[0] if known else frames.split(frame)
+        facts = TaskFacts(item.task_id, queue_id, parts, rank, retries_left, [run])
         if retried:
             reason = "task-retry" if item.reason == "intermittent-task" else "retry"
             facts.runs.append(new_run(item.run_id + 1, reason, resolved))

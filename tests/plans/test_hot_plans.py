@@ -76,7 +76,7 @@ def _cases() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     return {
         "lock_tasks": (TRANSITIONS["lock_tasks"], (ids,)),
         "resolve_runs": (TRANSITIONS["resolve_runs"], (ids, zeros, completed, completed, nobody)),
-        "mark_resolved": (TRANSITIONS["mark_resolved"], (ids, completed)),
+        "mark_resolved": (TRANSITIONS["mark_resolved"], (ids, completed, True)),
         "insert_retries": (TRANSITIONS["insert_retries"], (ids, retried)),
         "release_dependents": (TRANSITIONS["release_dependents"], (ids, completed, 1000)),
         "close_groups": (TRANSITIONS["close_groups"], (ids,)),

@@ -47,7 +47,8 @@ RETURNING r.task_id
 -- name: finish_runs
 -- accept_runs and resolve_runs in one, for runs that are still on offer to a stream which accepts and resolves
 -- them at once. $1 to $7 as accept_runs, ids in order; $8 states, $9 reasons. A run that is offered anew or
--- taken back meanwhile is another row by then, and stays as it is. Returns what resolve_runs does.
+-- taken back meanwhile is another row by then, and stays as it is. Returns the tasks of those that stood, and
+-- when their runs were resolved; the rest is known from the offers.
 UPDATE runs r
 SET state = i.state, reason_resolved = i.reason,
     first_resolution = NOT t.ever_resolved AND NOT (
@@ -64,8 +65,7 @@ CROSS JOIN LATERAL (
 ) p
 CROSS JOIN LATERAL (SELECT ever_resolved, retries_left FROM tasks WHERE task_id = i.task_id OFFSET 0) t
 WHERE r.ctid = p.row_id
-RETURNING r.task_id, r.reason_created, r.worker_group, r.worker_id, r.taken_until, r.scheduled, r.started,
-          r.resolved, r.stream_id
+RETURNING r.task_id, r.resolved
 
 -- name: withdraw_offers
 -- Takes back offers that will not be accepted; the runs are pending as if nothing had been.
