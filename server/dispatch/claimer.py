@@ -72,6 +72,8 @@ class Claimer:
         #: Set while the task waits for word; its result tells whether any came in time.
         self._waking: asyncio.Future[bool] | None = None
         self._woken = False
+        #: Has found nothing and waits to hear of something.
+        self._resting = False
         self._task: asyncio.Task[None] | None = None
         #: There may be pending runs that nobody has looked at since.
         self._maybe_more = True
@@ -119,6 +121,17 @@ class Claimer:
             self._ready[session.stream_id] = session
             if self._maybe_more:
                 self._look()
+
+    def idle_slots(self, wanted: int) -> list[tuple[str, str, str]]:
+        """Slots for somebody else to fill; none while there is work on its way, or a unary caller waits."""
+        if not self._resting or self._last > 1 or self._waiters:
+            return []
+        return [(s.stream_id, s.worker_group, s.worker_id) for s in self._slots(wanted)]
+
+    def hand_out(self, offers: Sequence[Offered]) -> None:
+        """Delivers what somebody else put on offer in `idle_slots`."""
+        self._hand_out(offers)
+        self._claimed.inc(len(offers))
 
     def _look(self) -> None:
         if self._task is None or self._task.done():
@@ -183,8 +196,10 @@ class Claimer:
                 await asyncio.sleep(min(1.0, self._poll_s))
             if self._maybe_more and self._free(1):
                 continue
+            self._resting = True
             if not self._woken and not await self._word(self._poll_s):
                 self._maybe_more = True
+            self._resting = False
 
     async def _round(self) -> None:
         """Claims once for everybody who can take something now."""

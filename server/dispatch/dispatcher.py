@@ -75,6 +75,7 @@ class Dispatcher:
         #: (when, session, run), in the order of when: all waits of a kind are equally long.
         self._offers_due: deque[tuple[float, Session, Key]] = deque()
         self._renewals_due: deque[tuple[float, Session, Key]] = deque()
+        machine.desk = self
         self._subscriptions = [
             machine.hub.subscribe("pending", self._on_pending),
             machine.hub.subscribe("revoked", self._on_revoked),
@@ -163,6 +164,19 @@ class Dispatcher:
             elif not held.detached:
                 self._spawn(self._lease_surely(item))
         session.held.clear()
+
+    def idle_slots(self, queue_id: str, wanted: int) -> Sequence[tuple[str, str, str]]:
+        """See machine.Desk."""
+        claimer = self._claimers.get(queue_id)
+        return [] if claimer is None else claimer.idle_slots(wanted)
+
+    def hand_out(self, queue_id: str, offers: Sequence[Offered]) -> None:
+        """See machine.Desk."""
+        claimer = self._claimers.get(queue_id)
+        if claimer is None:
+            self._give_back(offers)
+        else:
+            claimer.hand_out(offers)
 
     # -- unary callers -------------------------------------------------------------------------
 

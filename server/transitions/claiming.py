@@ -64,18 +64,28 @@ async def offer_runs(
 
     The runs stay pending until accepted; nobody else is offered them for the accept timeout.
     """
-    settings = machine.settings
-    rows = await machine.db.fetch(
+    sql, parameters = offer_statement(machine, queue_id, streams)
+    return await offered(machine, queue_id, streams, await machine.db.fetch(sql, parameters, hot=True))
+
+
+def offer_statement(machine: Machine, queue_id: str, streams: Sequence[tuple[str, str, str]]) -> Statement:
+    """What `offer_runs` runs; `offered` reads its rows."""
+    return (
         CLAIMS["offer_runs"],
         (
             queue_id,
             [stream_id for stream_id, _, _ in streams],
             machine.process_id,
-            settings.stream_accept_timeout_s,
-            settings.claim_timeout_s,
+            machine.settings.stream_accept_timeout_s,
+            machine.settings.claim_timeout_s,
         ),
-        hot=True,
     )
+
+
+async def offered(
+    machine: Machine, queue_id: str, streams: Sequence[tuple[str, str, str]], rows: Sequence[Row]
+) -> list[Offered]:
+    """The offers made, given the rows of their statement, which has been committed."""
     offers = []
     for n, task_id, run_id, stream_id, definition, frame, rank, left, created, scheduled, now, until in rows:
         _, group, worker = streams[n - 1]

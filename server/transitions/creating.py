@@ -11,6 +11,7 @@ from server.domain import frames
 from server.errors import AlreadyExists, InputError, QueueError, RequestConflict
 from server.store.database import ConstraintBroken, Statement, Transaction
 from server.transitions import messages
+from server.transitions.claiming import offer_statement, offered
 from server.transitions.facts import TaskFacts, new_run
 from server.transitions.machine import (
     CREATION,
@@ -42,6 +43,9 @@ class NewTask:
     frame: str
     dependencies: Sequence[str] = ()
 
+
+#: Most runs that a creation offers itself; what comes in larger numbers is the claimer's.
+_OFFERED_AT_ONCE = 8
 
 #: Whether two serialized definitions mean the same.
 Equal = Callable[[bytes, bytes], bool]
@@ -152,13 +156,27 @@ async def _create_at_once(
         (TRANSITIONS["insert_dated_events"], (messages.join(events),)),
     ]
 
+    streams: Sequence[tuple[str, str, str]] = ()
+    if machine.desk is not None and not whole and len(queues) == 1:
+        # Workers that wait get the runs with the commit that makes them. Not those of a whole graph: its
+        # caller may leave before the answer, and the offers would stand until they are taken back.
+        (queue_id,) = queues
+        streams = machine.desk.idle_slots(queue_id, min(len(items), _OFFERED_AT_ONCE))
+        if streams:
+            statements.append(offer_statement(machine, queue_id, streams))
+
     async def run(tx: Transaction) -> Sequence[Sequence[Row]]:
         return await tx.pipeline(statements, commit=True)
 
     try:
-        _, ((now,),), *_ = await machine.db.in_transaction(run, hot=True)
+        _, ((now,),), *_, last = await machine.db.in_transaction(run, hot=True)
     except ConstraintBroken:
         return None
+    if streams and machine.desk is not None:
+        machine.desk.hand_out(queue_id, await offered(machine, queue_id, streams, last))
+        if len(last) == sum(not plan.blockers(index) for index in range(len(items))):
+            # As many are pending as were before, and whoever made those has told of them.
+            queues.clear()
     for index, task in enumerate(facts):
         if not plan.blockers(index):
             task.runs.append(new_run(0, "scheduled", now))
