@@ -115,10 +115,9 @@ def check_dates(task: TaskDefinition, now: datetime, max_deadline_days: float) -
 
 
 def _set(stamp: Timestamp, value: int) -> None:
-    """Makes a timestamp that many milliseconds, unless that is what it is: most come that way."""
-    seconds, rest = divmod(value, 1000)
-    if stamp.seconds != seconds or stamp.nanos != rest * 1_000_000:
-        stamp.FromMilliseconds(value)
+    """What FromMilliseconds does, without looking whether the calendar has it: that has been done."""
+    stamp.seconds, rest = divmod(value, 1000)
+    stamp.nanos = rest * 1_000_000
 
 
 def check_scopes(task: TaskDefinition) -> None:

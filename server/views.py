@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from server.codec import pieces
 from server.codec.words import words
 from server.identity.certificates import TemporaryCredentials
 from server.transitions.facts import RunFacts, TaskFacts
@@ -25,6 +27,10 @@ STORAGE_TYPES = words(StorageType.DESCRIPTOR)
 STORAGE_TYPE_WORDS = {number: word for word, number in STORAGE_TYPES.items()}
 ARTIFACT_ERROR_REASONS = words(ArtifactErrorReason.DESCRIPTOR)
 ARTIFACT_ERROR_WORDS = {number: word for word, number in ARTIFACT_ERROR_REASONS.items()}
+
+# Fields of TaskStatus.
+_TASK_ID = pieces.tag(TaskStatus.TASK_ID_FIELD_NUMBER)
+_RUN = pieces.tag(TaskStatus.RUNS_FIELD_NUMBER)
 
 
 @lru_cache(maxsize=4096)
@@ -96,18 +102,84 @@ def status_message(facts: TaskFacts, definition: TaskDefinition | None = None) -
     head.retries_left = facts.retries_left
     head.state = TASK_STATES[facts.state]  # type: ignore[assignment]
     head.priority = facts.priority  # type: ignore[assignment]
-    for run in facts.runs:
-        if run.started is None and run.resolved is None:
-            head.runs.append(_waiting(run.run_id, run.state, run.reason_created, run.scheduled))
-        else:
-            head.runs.append(run_message(run))
+    head.runs.extend([run_message(run) for run in facts.runs])
     return head
 
 
+def serialized_status(facts: TaskFacts, definition: TaskDefinition) -> bytes:
+    """`status_message`, serialized. The tasks of a graph have all but their ids in common, and what is
+    claimed or created together its runs, too: what is in common is put together once."""
+    deadline, expires = definition.deadline, definition.expires
+    common = _common(
+        definition.provisioner_id,
+        definition.worker_type,
+        definition.task_queue_id,
+        definition.scheduler_id,
+        definition.project_id,
+        definition.task_group_id,
+        deadline.seconds,
+        deadline.nanos,
+        expires.seconds,
+        expires.nanos,
+        facts.retries_left,
+        facts.state,
+        facts.priority,
+    )
+    task_id = facts.task_id.encode()
+    parts = [_TASK_ID, pieces.varint(len(task_id)), task_id, common]
+    for run in facts.runs:
+        message = _serialized_run(
+            run.run_id,
+            run.state,
+            run.reason_created,
+            run.reason_resolved,
+            run.worker_group,
+            run.worker_id,
+            run.taken_until,
+            run.scheduled,
+            run.started,
+            run.resolved,
+        )
+        parts += (_RUN, pieces.varint(len(message)), message)
+    return b"".join(parts)
+
+
 @lru_cache(maxsize=4096)
-def _waiting(run_id: int, state: str, reason_created: str, scheduled: datetime) -> Run:
-    """A run that was neither claimed nor resolved. It is shared: to be copied, never changed."""
-    return run_message(RunFacts(run_id, state, reason_created, None, None, None, None, scheduled, None, None))
+def _common(
+    provisioner_id: str,
+    worker_type: str,
+    task_queue_id: str,
+    scheduler_id: str,
+    project_id: str,
+    task_group_id: str,
+    deadline_s: int,
+    deadline_ns: int,
+    expires_s: int,
+    expires_ns: int,
+    retries_left: int,
+    state: str,
+    priority: int,
+) -> bytes:
+    """All of a serialized status but its id and its runs."""
+    return TaskStatus(
+        provisioner_id=provisioner_id,
+        worker_type=worker_type,
+        task_queue_id=task_queue_id,
+        scheduler_id=scheduler_id,
+        project_id=project_id,
+        task_group_id=task_group_id,
+        deadline=Timestamp(seconds=deadline_s, nanos=deadline_ns),
+        expires=Timestamp(seconds=expires_s, nanos=expires_ns),
+        retries_left=retries_left,
+        state=TASK_STATES[state],  # type: ignore[arg-type]
+        priority=priority,  # type: ignore[arg-type]
+    ).SerializeToString()
+
+
+@lru_cache(maxsize=4096)
+def _serialized_run(*fields: Any) -> bytes:
+    """A serialized run, given the fields of its facts."""
+    return run_message(RunFacts(*fields)).SerializeToString()
 
 
 def _parsed(text: str) -> Timestamp:

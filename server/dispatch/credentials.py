@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
 from server import definitions
 from server.codec import pieces
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.transitions.claiming import Offered
-from server.views import credentials_view, stamp, status_message
+from server.views import credentials_view, serialized_status, stamp, status_message
 from tcqueue.v1.claim_pb2 import Claim, TaskCredentials
 from tcqueue.v1.task_pb2 import TaskDefinition
 
-# Claim.task, and TaskDefinition.priority, whose type is a number.
+# Fields of Claim, and TaskDefinition.priority, whose type is a number.
+_STATUS = pieces.tag(Claim.STATUS_FIELD_NUMBER)
 _TASK = pieces.tag(Claim.TASK_FIELD_NUMBER)
+_CREDENTIALS = pieces.tag(Claim.CREDENTIALS_FIELD_NUMBER)
 _PRIORITY = bytes([TaskDefinition.PRIORITY_FIELD_NUMBER << 3])
 
 
@@ -45,18 +48,27 @@ def serialized_claim(offer: Offered, issuer: TaskCredentialIssuer) -> bytes:
     issued = issuer.issue(
         offer.facts.task_id, offer.run_id, group, worker, offer.taken_until, task.scopes, offer.started
     )
-    head = Claim(
-        status=status_message(offer.facts, task),
-        run_id=offer.run_id,
-        worker_group=group,
-        worker_id=worker,
-        taken_until=stamp(offer.taken_until),
-        credentials=credentials_view(issued),
-    ).SerializeToString()
+    status = serialized_status(offer.facts, task)
+    credentials = credentials_view(issued).SerializeToString()
     definition = offer.definition
     if task.priority != offer.facts.priority:
         definition += _PRIORITY + pieces.varint(offer.facts.priority)
-    return b"".join((head, _TASK, pieces.varint(len(definition)), definition))
+    return b"".join(
+        (
+            *(_STATUS, pieces.varint(len(status)), status),
+            _rest(offer.run_id, group, worker, offer.taken_until),
+            *(_TASK, pieces.varint(len(definition)), definition),
+            *(_CREDENTIALS, pieces.varint(len(credentials)), credentials),
+        )
+    )
+
+
+@lru_cache(maxsize=4096)
+def _rest(run_id: int, worker_group: str, worker_id: str, taken_until: datetime) -> bytes:
+    """The fields of a serialized claim that claims made together share."""
+    return Claim(
+        run_id=run_id, worker_group=worker_group, worker_id=worker_id, taken_until=stamp(taken_until)
+    ).SerializeToString()
 
 
 def credentials_message(

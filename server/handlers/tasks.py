@@ -4,16 +4,18 @@ priority (queue.md 3.4, 3.5)."""
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from datetime import datetime
 
 from server import definitions
 from server.call import Call
+from server.codec import pieces
 from server.domain import graphs, priority
 from server.errors import InputError, QueueError, RequestConflict, ResourceNotFound
 from server.handlers.standing import read_standing
 from server.transitions import creating, ending, prioritizing, scheduling
 from server.transitions.creating import NewTask
 from server.transitions.facts import TaskFacts
-from server.views import status_message
+from server.views import serialized_status, status_message
 from tcqueue.v1.task_pb2 import (
     CancelTaskRequest,
     CancelTaskResponse,
@@ -30,13 +32,15 @@ from tcqueue.v1.task_pb2 import (
     TaskDefinition,
 )
 
+_STATUSES = pieces.tag(CreateTasksResponse.STATUSES_FIELD_NUMBER)
+
 #: Most runs a task may have (queue.md 8.9).
 MAX_RUNS = 50
 
 
 async def create_task(call: Call, request: CreateTaskRequest) -> CreateTaskResponse:
     """Creates a task, or finds it created alike."""
-    item = _prepare(call, request.task_id, request.task)
+    item = _prepare(call, request.task_id, request.task, call.services.clock.now())
     facts = await call.services.creations.submit(item)
     return CreateTaskResponse(status=status_message(facts, request.task))
 
@@ -53,20 +57,22 @@ async def create_tasks(call: Call, request: CreateTasksRequest) -> CreateTasksRe
         path = " -> ".join(cycle if len(cycle) <= 12 else [*cycle[:6], "...", *cycle[-5:]])
         raise InputError(f"the dependencies form a cycle: {path}", cycle=" ".join(cycle[:200]))
     items = []
+    now = call.services.clock.now()
     allowed: set[Hashable] = set()
     for task in request.tasks:
         try:
-            items.append(_prepare(call, task.task_id, task.task, allowed))
+            items.append(_prepare(call, task.task_id, task.task, now, allowed))
         except QueueError as e:
             e.details = {**e.details, "taskId": task.task_id}
             raise
     facts = await creating.create_graph(call.services.machine, items, definitions.same)
-    return CreateTasksResponse(
-        statuses=[status_message(f, task.task) for f, task in zip(facts, request.tasks, strict=True)]
-    )
+    statuses = [serialized_status(f, task.task) for f, task in zip(facts, request.tasks, strict=True)]
+    return CreateTasksResponse.FromString(pieces.repeated(_STATUSES, statuses))
 
 
-def _prepare(call: Call, task_id: str, task: TaskDefinition, allowed: set[Hashable] | None = None) -> NewTask:
+def _prepare(
+    call: Call, task_id: str, task: TaskDefinition, now: datetime, allowed: set[Hashable] | None = None
+) -> NewTask:
     """Everything creation checks before it needs the database, in the order of queue.md 2.2. `allowed`
     remembers within a call what has been authorised: most tasks of a graph ask for the same."""
     settings = call.services.settings
@@ -99,7 +105,7 @@ def _prepare(call: Call, task_id: str, task: TaskDefinition, allowed: set[Hashab
         )
         if allowed is not None:
             allowed.add(asked)
-    definitions.check_dates(task, call.services.clock.now(), settings.max_task_deadline_days)
+    definitions.check_dates(task, now, settings.max_task_deadline_days)
     definitions.check_scopes(task)
     return definitions.new_task(task_id, task)
 

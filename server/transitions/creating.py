@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from server.domain import frames
 from server.errors import AlreadyExists, InputError, QueueError, RequestConflict
-from server.store.database import ConstraintBroken, Statement, Transaction
+from server.store.database import REFUSALS, Statement, Transaction
 from server.transitions import messages
 from server.transitions.claiming import offer_statement, offered
 from server.transitions.facts import TaskFacts, new_run
@@ -170,7 +170,7 @@ async def _create_at_once(
 
     try:
         _, ((now,),), *_, last = await machine.db.in_transaction(run, hot=True)
-    except ConstraintBroken:
+    except REFUSALS:
         return None
     if streams and machine.desk is not None:
         machine.desk.hand_out(queue_id, await offered(machine, queue_id, streams, last))

@@ -85,13 +85,14 @@ FROM unnest($1::text[], $2::text[], $3::integer[], $4::timestamptz[]) AS i (task
 WHERE i.task_group_id NOT IN (SELECT task_group_id FROM counted)
 
 -- name: insert_all_tasks
--- As insert_tasks, or fails: by the key if an id is taken, by the null in its place if a group does not
--- admit its task. Follows enter_groups, which holds the groups. Returns now.
+-- As insert_tasks, or fails: by the key if an id is taken, by a division by zero if a group does not admit
+-- its task (a constraint would log the row). Follows enter_groups, which holds the groups. Returns now.
 WITH created AS (
     INSERT INTO tasks (task_id, task_queue_id, task_group_id, scheduler_id, project_id, priority, deadline,
                        expires, retries, retries_left, last_run, resolved, ever_resolved, blockers, requires,
                        definition, frame)
-    SELECT CASE WHEN g.scheduler_id = i.scheduler_id AND g.sealed IS NULL THEN i.task_id END,
+    SELECT CASE WHEN g.scheduler_id = i.scheduler_id AND g.sealed IS NULL THEN i.task_id
+                ELSE (1 / (i.ord - i.ord))::text END,
            i.task_queue_id, i.task_group_id, i.scheduler_id, i.project_id, i.priority, i.deadline,
            i.expires, i.retries, i.retries, CASE WHEN i.blockers = 0 THEN 0 ELSE -1 END, false, false,
            i.blockers, i.requires, i.definition, i.frame
