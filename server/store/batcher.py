@@ -9,6 +9,12 @@ not hold up the rest for the whole linger, and a lone caller on an idle server n
 Measured with three chained batchers on 2 cores shared with PostgreSQL and the clients, lives per
 second at 4 / 16 closed-loop clients: no linger 720 / 1,079, linger 5 ms alone 828 / 1,174, with a
 pause of 2 ms 866 / 1,270, of 1 ms 775 / 1,280, of 0.5 ms 758 / 1,216; with 1 client all the same.
+
+Callers that come back at different moments split for good into batches that take turns. So while items
+gather behind the batch that runs, a batcher tries now and then to wait for twice the last size, goes on
+doubling while that succeeds, and leaves it for longer and longer when it does not. Lives per second at
+8 / 16 / 64 one-slot workers with a linger of 5 ms 1,263 / 1,318 / 1,617, of 12 ms 1,519 / 1,656 / 1,819,
+of 20 ms 1,392 / 1,110 / 1,790; when only the last size was waited for, 20 ms did no better than 5.
 """
 
 from __future__ import annotations
