@@ -12,6 +12,8 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")  # as the command line does
+
 import uvloop
 
 from bench.wire import ROOT_TOKEN

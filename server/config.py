@@ -53,7 +53,7 @@ class Settings:
     max_concurrent_streams: int = setting(20_000, "RPCs one connection may have open at once")
     shutdown_grace_s: float = setting(20.0, "time running calls get after SIGTERM")
     loops: bool = setting(True, "run the background loops inside serve")
-    batch_linger_ms: float = setting(5.0, "longest a busy batcher waits for company")
+    batch_linger_ms: float = setting(12.0, "longest a busy batcher waits for company")
 
     # The queue's own clocks (queue.md 6.1)
     claim_timeout_s: float = setting(1200.0, "how long a claim lasts before it must be renewed")

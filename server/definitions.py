@@ -109,8 +109,15 @@ def check_dates(task: TaskDefinition, now: datetime, max_deadline_days: float) -
         raise InputError(f"the deadline lies more than {max_deadline_days:g} days in the future")
     if expires < deadline:
         raise InputError("expires lies before the deadline")
-    for stamp, value in ((task.created, created), (task.deadline, deadline), (task.expires, expires)):
-        stamp.FromMilliseconds(value)
+    _set(task.created, created)
+    _set(task.deadline, deadline)
+    _set(task.expires, expires)
+
+
+def _set(stamp: Timestamp, value: int) -> None:
+    """What FromMilliseconds does, without looking whether the calendar has it: that has been done."""
+    stamp.seconds, rest = divmod(value, 1000)
+    stamp.nanos = rest * 1_000_000
 
 
 def check_scopes(task: TaskDefinition) -> None:
@@ -123,6 +130,7 @@ def check_scopes(task: TaskDefinition) -> None:
 def new_task(task_id: str, task: TaskDefinition) -> NewTask:
     """What creation stores for a complete definition."""
     deadline, expires = moment(task.deadline), moment(task.expires)
+    tags = task.tags
     return NewTask(
         task_id=task_id,
         task_queue_id=task.task_queue_id,
@@ -143,10 +151,10 @@ def new_task(task_id: str, task: TaskDefinition) -> NewTask:
             task_group_id=task.task_group_id,
             deadline=times.to_text(deadline),
             expires=times.to_text(expires),
-            routes=list(task.routes),
-            tags=dict(task.tags),
+            routes=task.routes[:],
+            tags={key: tags[key] for key in tags},
         ),
-        dependencies=list(task.dependencies),
+        dependencies=task.dependencies[:],
     )
 
 

@@ -19,6 +19,9 @@ from server.pipeline import Pipeline
 _DOMAIN = "tcqueue"
 _REASON_LIMIT = 3000
 
+# What a read returns at the end of a stream; the types of grpc do not have it.
+_END: Any = getattr(grpc.aio, "EOF")  # noqa: B009
+
 
 def generic_handler(pipeline: Pipeline) -> grpc.GenericRpcHandler[Any, Any]:
     """A handler for every method of the service, without interceptors: each costs a call dearly."""
@@ -30,7 +33,7 @@ def generic_handler(pipeline: Pipeline) -> grpc.GenericRpcHandler[Any, Any]:
 
 def _method_handler(method: Method, pipeline: Pipeline) -> grpc.RpcMethodHandler[Any, Any]:
     deserializer = _reader(method)
-    serializer = method.response_class.SerializeToString
+    serializer = _writer(method)
     if method.client_streaming and not method.server_streaming:
         return grpc.stream_unary_rpc_method_handler(_collection(method, pipeline), deserializer, serializer)
     if method.client_streaming:
@@ -61,15 +64,41 @@ def _reader(method: Method) -> Callable[[bytes], Any]:
     return read
 
 
+def _writer(method: Method) -> Callable[[Any], bytes]:
+    serialize = method.response_class.SerializeToString
+
+    def write(answer: Any) -> bytes:
+        # What is put together from stored parts comes serialized.
+        return answer if type(answer) is bytes else serialize(answer)
+
+    return write
+
+
 def _refuse_unreadable(method: Method, request: Any) -> None:
     if request is _UNREADABLE:
         raise MalformedPayload(f"the bytes sent are no {method.request_class.DESCRIPTOR.full_name}")
 
 
-async def _readable(method: Method, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        _refuse_unreadable(method, request)
-        yield request
+class _Requests:
+    """The requests of a stream, read from its context: grpc's own iterator, and a generator around it to
+    look at each, cost a message twice as much."""
+
+    __slots__ = ("_method", "_read")
+
+    def __init__(self, method: Method, context: ServicerContext[Any, Any]) -> None:
+        self._method = method
+        self._read = context.read
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        request = await self._read()
+        if request is _END:
+            raise StopAsyncIteration
+        if request is _UNREADABLE:
+            _refuse_unreadable(self._method, request)
+        return request
 
 
 def _unary(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -99,9 +128,9 @@ def _stream(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], AsyncIte
 
 
 def _collection(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def handle(requests: AsyncIterator[Message], context: ServicerContext[Any, Any]) -> Message | None:
+    async def handle(_: AsyncIterator[Message], context: ServicerContext[Any, Any]) -> Message | None:
         try:
-            return await pipeline.collect(method, _readable(method, requests), bearer_token(context))
+            return await pipeline.collect(method, _Requests(method, context), bearer_token(context))
         except QueueError as e:
             await _abort(context, e)
             return None
@@ -110,9 +139,9 @@ def _collection(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], Awai
 
 
 def _conversation(method: Method, pipeline: Pipeline) -> Callable[[Any, Any], Awaitable[None]]:
-    async def handle(requests: AsyncIterator[Message], context: ServicerContext[Any, Any]) -> None:
+    async def handle(_: AsyncIterator[Message], context: ServicerContext[Any, Any]) -> None:
         try:
-            await pipeline.converse(method, _readable(method, requests), context.write, bearer_token(context))
+            await pipeline.converse(method, _Requests(method, context), context.write, bearer_token(context))
         except QueueError as e:
             await _abort(context, e)
 

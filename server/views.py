@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from server.codec import pieces
 from server.codec.words import words
 from server.domain import jobs
 from server.identity.certificates import TemporaryCredentials
@@ -30,6 +31,10 @@ STORAGE_TYPE_WORDS = {number: word for word, number in STORAGE_TYPES.items()}
 ARTIFACT_ERROR_REASONS = words(ArtifactErrorReason.DESCRIPTOR)
 JOB_STATES = {name.removeprefix("JOB_STATE_"): number for name, number in JobState.items()}
 ARTIFACT_ERROR_WORDS = {number: word for word, number in ARTIFACT_ERROR_REASONS.items()}
+
+# Fields of TaskStatus.
+_TASK_ID = pieces.tag(TaskStatus.TASK_ID_FIELD_NUMBER)
+_RUN = pieces.tag(TaskStatus.RUNS_FIELD_NUMBER)
 
 
 @lru_cache(maxsize=4096)
@@ -123,6 +128,82 @@ def job_message(row: Sequence[Any]) -> Job:
         job_results=results,
         task_id=task_id,
     )
+
+
+def serialized_status(facts: TaskFacts, definition: TaskDefinition) -> bytes:
+    """`status_message`, serialized. The tasks of a graph have all but their ids in common, and what is
+    claimed or created together its runs, too: what is in common is put together once."""
+    deadline, expires = definition.deadline, definition.expires
+    common = _common(
+        definition.provisioner_id,
+        definition.worker_type,
+        definition.task_queue_id,
+        definition.scheduler_id,
+        definition.project_id,
+        definition.task_group_id,
+        deadline.seconds,
+        deadline.nanos,
+        expires.seconds,
+        expires.nanos,
+        facts.retries_left,
+        facts.state,
+        facts.priority,
+    )
+    task_id = facts.task_id.encode()
+    parts = [_TASK_ID, pieces.varint(len(task_id)), task_id, common]
+    for run in facts.runs:
+        message = _serialized_run(
+            run.run_id,
+            run.state,
+            run.reason_created,
+            run.reason_resolved,
+            run.worker_group,
+            run.worker_id,
+            run.taken_until,
+            run.scheduled,
+            run.started,
+            run.resolved,
+        )
+        parts += (_RUN, pieces.varint(len(message)), message)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _common(
+    provisioner_id: str,
+    worker_type: str,
+    task_queue_id: str,
+    scheduler_id: str,
+    project_id: str,
+    task_group_id: str,
+    deadline_s: int,
+    deadline_ns: int,
+    expires_s: int,
+    expires_ns: int,
+    retries_left: int,
+    state: str,
+    priority: int,
+) -> bytes:
+    """All of a serialized status but its id and its runs."""
+    return TaskStatus(
+        provisioner_id=provisioner_id,
+        worker_type=worker_type,
+        task_queue_id=task_queue_id,
+        scheduler_id=scheduler_id,
+        project_id=project_id,
+        task_group_id=task_group_id,
+        deadline=Timestamp(seconds=deadline_s, nanos=deadline_ns),
+        expires=Timestamp(seconds=expires_s, nanos=expires_ns),
+        retries_left=retries_left,
+        state=TASK_STATES[state],  # type: ignore[arg-type]
+        priority=priority,  # type: ignore[arg-type]
+    ).SerializeToString()
+
+
+@lru_cache(maxsize=4096)
+def _serialized_run(*fields: Any) -> bytes:
+    """A serialized run, given the fields of its facts."""
+    return run_message(RunFacts(*fields)).SerializeToString()
 
 
 def _parsed(text: str) -> Timestamp:

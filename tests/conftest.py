@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 
-# Read when grpc is imported: its fork handlers stall, for seconds, tests that start processes.
+# Read when grpc is imported: its fork handlers stall, for seconds, tests that start processes; and the
+# server listens as it does for `tcqueue serve`.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+os.environ["GRPC_EXPERIMENTS"] = "-event_engine_listener"
 
 pytest_plugins = [
     "tests.plugins.azurite",

@@ -105,8 +105,11 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 failed, 2 wrong usage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Both are read when gRPC is imported. Its fork handlers stall a process that starts others, and what
+    # All are read when gRPC is imported. Its fork handlers stall a process that starts others, and what
     # clients need to know of a broken connection they are told by their calls.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if given[:1] == ["serve"] else "NONE")
+    # The thread that waits for events also reads the sockets, as before 1.80: the event engine's pool has
+    # a message go through two threads more, which costs a stream's messages a tenth.
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
     cli.main(args=given, prog_name="tcqueue")

@@ -25,7 +25,7 @@ MAX_BATCH = 256
 #: message instead of one in each of several. An idle queue deals them out one by one, so that a graph
 #: arriving at idle workers is spread over all of them. A message costs as much as the life it carries.
 BUSY_S = 0.02
-CHUNK = 8
+CHUNK = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +69,11 @@ class Claimer:
         self._give_back = give_back
         self._poll_s = poll_s
         self._linger_s = linger_s
-        self._wake = asyncio.Event()
+        #: Set while the task waits for word; its result tells whether any came in time.
+        self._waking: asyncio.Future[bool] | None = None
+        self._woken = False
+        #: Has found nothing and waits to hear of something.
+        self._resting = False
         self._task: asyncio.Task[None] | None = None
         #: There may be pending runs that nobody has looked at since.
         self._maybe_more = True
@@ -118,6 +122,17 @@ class Claimer:
             if self._maybe_more:
                 self._look()
 
+    def idle_slots(self, wanted: int) -> list[tuple[str, str, str]]:
+        """Slots for somebody else to fill; none while there is work on its way, or a unary caller waits."""
+        if not self._resting or self._last > 1 or self._waiters:
+            return []
+        return [(s.stream_id, s.worker_group, s.worker_id) for s in self._slots(wanted)]
+
+    def hand_out(self, offers: Sequence[Offered]) -> None:
+        """Delivers what somebody else put on offer in `idle_slots`."""
+        self._hand_out(offers)
+        self._claimed.inc(len(offers))
+
     def _look(self) -> None:
         if self._task is None or self._task.done():
             if not self.idle:
@@ -125,7 +140,24 @@ class Claimer:
                     self._run(), name=f"claimer {self.queue_id}"
                 )
         else:
-            self._wake.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._woken = True
+        if self._waking is not None and not self._waking.done():
+            self._waking.set_result(True)
+
+    async def _word(self, within_s: float) -> bool:
+        """Waits for word; False when none came in time. By hand, as wait_for costs three rounds of the loop
+        between the word and the statement."""
+        loop = asyncio.get_running_loop()
+        self._waking = loop.create_future()
+        timer = loop.call_later(within_s, _give_up, self._waking)
+        try:
+            return await self._waking
+        finally:
+            timer.cancel()
+            self._waking = None
 
     async def stop(self) -> None:
         """Ends the claimer; unary callers get nothing."""
@@ -138,8 +170,8 @@ class Claimer:
             await asyncio.wait([self._task])
 
     def _stop_if_idle(self) -> None:
-        if self.idle:
-            self._wake.set()
+        if self.idle and self._task is not None:
+            self._wake()
 
     def _free(self, enough: int) -> int:
         """Free slots and waiting places, counted no further than `enough`."""
@@ -152,7 +184,7 @@ class Claimer:
 
     async def _run(self) -> None:
         while not self.idle:
-            self._wake.clear()
+            self._woken = False
             try:
                 await self._round()
             except Unavailable as e:
@@ -164,10 +196,10 @@ class Claimer:
                 await asyncio.sleep(min(1.0, self._poll_s))
             if self._maybe_more and self._free(1):
                 continue
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._poll_s)
-            except TimeoutError:
+            self._resting = True
+            if not self._woken and not await self._word(self._poll_s):
                 self._maybe_more = True
+            self._resting = False
 
     async def _round(self) -> None:
         """Claims once for everybody who can take something now."""
@@ -206,10 +238,7 @@ class Claimer:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 return
-            self._wake.clear()
-            try:
-                await asyncio.wait_for(self._wake.wait(), left)
-            except TimeoutError:
+            if not await self._word(left):
                 return
 
     def _places(self) -> list[Waiter]:
@@ -270,3 +299,8 @@ class Claimer:
                 self._deliver(session, offer)
         if gone:
             self._give_back(gone)
+
+
+def _give_up(waking: asyncio.Future[bool]) -> None:
+    if not waking.done():
+        waking.set_result(False)

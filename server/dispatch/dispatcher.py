@@ -14,7 +14,7 @@ import structlog
 from server import metrics
 from server.clock import Clock
 from server.dispatch.claimer import Claimer, Waiter
-from server.dispatch.credentials import claim_message, credentials_message
+from server.dispatch.credentials import credentials_message, serialized_claim
 from server.dispatch.seen import SeenWorkers
 from server.dispatch.session import Held, Key, Send, Session
 from server.errors import QueueError, Unavailable
@@ -75,6 +75,7 @@ class Dispatcher:
         #: (when, session, run), in the order of when: all waits of a kind are equally long.
         self._offers_due: deque[tuple[float, Session, Key]] = deque()
         self._renewals_due: deque[tuple[float, Session, Key]] = deque()
+        machine.desk = self
         self._subscriptions = [
             machine.hub.subscribe("pending", self._on_pending),
             machine.hub.subscribe("revoked", self._on_revoked),
@@ -107,27 +108,36 @@ class Dispatcher:
         self._claimer(queue_id).add(session)
         return session
 
-    def accept(self, session: Session, key: Key) -> None:
-        """Takes an offer on; one that no longer stands is revoked."""
-        held = session.held.get(key)
-        if held is None or held.offer is None:
-            session.revoke(key, "claim-expired")
-            return
-        if held.accepted or held.accepting is not None:
-            return
-        held.accepting = self.changes.enqueue(held.offer)
-        held.accepting.add_done_callback(lambda done: self._accepted(session, key, held, done))
+    def accept(self, session: Session, keys: Sequence[Key]) -> None:
+        """Takes offers on; one that no longer stands is revoked."""
+        taken: list[tuple[Key, Held]] = []
+        offers: list[Offered] = []
+        for key in dict.fromkeys(keys):
+            held = session.held.get(key)
+            if held is None or held.offer is None:
+                session.revoke(key, "claim-expired")
+            elif not held.accepted and held.accepting is None:
+                taken.append((key, held))
+                offers.append(held.offer)
+        if offers:
+            future = self.changes.enqueue_many(offers)
+            for _, held in taken:
+                held.accepting = future
+            future.add_done_callback(lambda done: self._accepted(session, taken, done))
 
-    def resolve(self, session: Session, resolution: Resolve) -> None:
-        """Resolves a run that the stream holds; the answer is sent on the stream."""
-        key = (resolution.task_id, resolution.run_id)
-        session.begin()
-        held = session.held.get(key)
-        if held is not None:
-            held.resolving = True
+    def resolve(self, session: Session, resolutions: Sequence[Resolve]) -> None:
+        """Resolves runs that the stream holds; the answers are sent on the stream."""
+        if not resolutions:
+            return
+        session.begin(len(resolutions))
+        keys = [(resolution.task_id, resolution.run_id) for resolution in resolutions]
+        for key in keys:
+            held = session.held.get(key)
+            if held is not None:
+                held.resolving = True
         # An accept still under way comes first all the same: changes are made in the order of asking.
-        future = self.changes.enqueue(resolution)
-        future.add_done_callback(lambda done: self._resolved(session, key, done))
+        future = self.changes.enqueue_many(resolutions)
+        future.add_done_callback(lambda done: self._resolved(session, keys, done))
 
     def set_slots(self, session: Session, slots: int) -> None:
         """Changes how many runs the worker can hold."""
@@ -154,6 +164,19 @@ class Dispatcher:
             elif not held.detached:
                 self._spawn(self._lease_surely(item))
         session.held.clear()
+
+    def idle_slots(self, queue_id: str, wanted: int) -> Sequence[tuple[str, str, str]]:
+        """See machine.Desk."""
+        claimer = self._claimers.get(queue_id)
+        return [] if claimer is None else claimer.idle_slots(wanted)
+
+    def hand_out(self, queue_id: str, offers: Sequence[Offered]) -> None:
+        """See machine.Desk."""
+        claimer = self._claimers.get(queue_id)
+        if claimer is None:
+            self._give_back(offers)
+        else:
+            claimer.hand_out(offers)
 
     # -- unary callers -------------------------------------------------------------------------
 
@@ -294,7 +317,7 @@ class Dispatcher:
         key = (offer.facts.task_id, offer.run_id)
         session.held[key] = Held(offer)
         self._offers_due.append((self._now() + self.machine.settings.stream_accept_timeout_s, session, key))
-        session.send_claim(key, claim_message(offer, self.issuer))
+        session.send_claim(key, serialized_claim(offer, self.issuer))
 
     def _give_back(self, offers: Sequence[Offered]) -> None:
         """Returns what could not be delivered: offers without a trace, unary claims as lost runs."""
@@ -306,52 +329,57 @@ class Dispatcher:
             items = [Resolve(o.facts.task_id, o.run_id, "exception", "claim-expired") for o in lost]
             self._spawn(resolve_runs(self.machine, items))
 
-    def _accepted(self, session: Session, key: Key, held: Held, done: asyncio.Future[bool]) -> None:
-        held.accepting = None
-        failure = None if done.cancelled() else done.exception()
-        won = failure is None and not done.cancelled() and done.result()
-        if won:
-            # Also when the stream is about to close: it must find a run to lease, not an offer.
-            held.accepted = True
-            held.offer = None
-        if session.held.get(key) is not held:
-            return
-        if won:
-            due = (
-                self._now()
-                + self.machine.settings.claim_timeout_s * self.machine.settings.stream_reclaim_fraction
-            )
-            self._renewals_due.append((due, session, key))
-            return
-        # Refused, or unknown because the database went away: either way the worker must not go on.
-        if failure is not None:
-            log.warning("accept failed", task_id=key[0], run_id=key[1], error=str(failure))
-            self._spawn(self._withdrawals.submit((*key, session.stream_id)))
-            self._spawn(self._lease_surely((*key, session.stream_id)))
-        session.revoke(key, "claim-expired")
-        self._freed(session)
+    def _accepted(
+        self,
+        session: Session,
+        taken: Sequence[tuple[Key, Held]],
+        done: asyncio.Future[list[bool | Exception]],
+    ) -> None:
+        outcomes = [False] * len(taken) if done.cancelled() else done.result()
+        settings = self.machine.settings
+        due = self._now() + settings.claim_timeout_s * settings.stream_reclaim_fraction
+        for (key, held), outcome in zip(taken, outcomes, strict=True):
+            held.accepting = None
+            won = outcome is True
+            if won:
+                # Also when the stream is about to close: it must find a run to lease, not an offer.
+                held.accepted = True
+                held.offer = None
+            if session.held.get(key) is not held:
+                continue
+            if won:
+                self._renewals_due.append((due, session, key))
+                continue
+            # Refused, or unknown because the database went away: either way the worker must not go on.
+            if isinstance(outcome, Exception):
+                log.warning("accept failed", task_id=key[0], run_id=key[1], error=str(outcome))
+                self._spawn(self._withdrawals.submit((*key, session.stream_id)))
+                self._spawn(self._lease_surely((*key, session.stream_id)))
+            session.revoke(key, "claim-expired")
+            self._freed(session)
 
-    def _resolved(self, session: Session, key: Key, done: asyncio.Future[TaskFacts]) -> None:
-        failure = None if done.cancelled() else done.exception()
+    def _resolved(
+        self, session: Session, keys: Sequence[Key], done: asyncio.Future[list[TaskFacts | Exception]]
+    ) -> None:
         if session.closing or done.cancelled():
             return
-        if failure is None:
-            session.held.pop(key, None)
-            session.send_result(key, TASK_STATES[done.result().state])
-            self._freed(session)
-        elif isinstance(failure, Unavailable):
-            self._unresolved(session, key)
-            session.send_result(key, None, failure)
-        elif isinstance(failure, QueueError):
-            held = session.held.get(key)
-            if held is not None and held.accepted:
-                del session.held[key]
-            session.send_result(key, None, failure)
-            self._freed(session)
-        else:
-            log.error("resolution failed", task_id=key[0], run_id=key[1], exc_info=failure)
-            self._unresolved(session, key)
-            session.send_result(key, None, Unavailable("internal error; try again"))
+        for key, outcome in zip(keys, done.result(), strict=True):
+            if not isinstance(outcome, Exception):
+                session.held.pop(key, None)
+                session.send_result(key, TASK_STATES[outcome.state])
+            elif isinstance(outcome, Unavailable):
+                self._unresolved(session, key)
+                session.send_result(key, None, outcome)
+            elif isinstance(outcome, QueueError):
+                held = session.held.get(key)
+                if held is not None and held.accepted:
+                    del session.held[key]
+                session.send_result(key, None, outcome)
+            else:
+                log.error("resolution failed", task_id=key[0], run_id=key[1], exc_info=outcome)
+                self._unresolved(session, key)
+                session.send_result(key, None, Unavailable("internal error; try again"))
+        self._freed(session)
 
     @staticmethod
     def _unresolved(session: Session, key: Key) -> None:
@@ -359,7 +387,7 @@ class Dispatcher:
         if held is not None:
             held.resolving = False
 
-    def _lease_after(self, accepting: asyncio.Future[bool], item: tuple[str, int, str]) -> None:
+    def _lease_after(self, accepting: asyncio.Future[Any], item: tuple[str, int, str]) -> None:
         """Gives the run its lease once the accept that is under way has ended."""
         accepting.add_done_callback(lambda _: self._spawn(self._lease_surely(item)))
 

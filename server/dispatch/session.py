@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from server.codec import pieces
 from server.errors import QueueError
 from server.transitions.claiming import Offered
 from server.views import stamp
 from tcqueue.v1.claim_pb2 import (
-    Claim,
-    ClaimWorkClaims,
     ClaimWorkDrain,
     ClaimWorkPing,
     ClaimWorkQuarantined,
     ClaimWorkReclaimed,
-    ClaimWorkResolved,
     ClaimWorkResponse,
     ClaimWorkRevoked,
     ReclaimedRun,
@@ -29,7 +27,12 @@ from tcqueue.v1.claim_pb2 import (
 )
 
 Key = tuple[str, int]
-Send = Callable[[ClaimWorkResponse], Awaitable[None]]
+#: Sends a message, or one that is serialized already.
+Send = Callable[[ClaimWorkResponse | bytes], Awaitable[None]]
+
+# Fields of ClaimWorkResponse, and the one repeated field in each of them.
+_CLAIMS, _RESOLVED = pieces.tag(1), pieces.tag(4)
+_ITEM = pieces.tag(1)
 
 REVOCATIONS = {
     "canceled": RevocationReason.REVOCATION_REASON_CANCELED,
@@ -51,17 +54,19 @@ class Held:
     accepted: bool = False
     detached: bool = False
     resolving: bool = False
-    accepting: asyncio.Future[bool] | None = None
+    accepting: asyncio.Future[Any] | None = None
 
 
 @dataclass(slots=True)
 class _Outgoing:
     """What waits to be sent, one message for each kind however much there is of it."""
 
-    claims: dict[Key, Claim] = field(default_factory=dict)
+    #: Claim messages, serialized.
+    claims: dict[Key, bytes] = field(default_factory=dict)
     reclaimed: list[ReclaimedRun] = field(default_factory=list)
     revoked: list[Revocation] = field(default_factory=list)
-    resolved: list[ResolutionResult] = field(default_factory=list)
+    #: ResolutionResult messages, serialized.
+    resolved: list[bytes] = field(default_factory=list)
     others: list[ClaimWorkResponse] = field(default_factory=list)
 
 
@@ -147,9 +152,9 @@ class Session:
         self.last_heard = now
         self.pinged = None
 
-    def begin(self) -> None:
-        """Notes a resolution under way; its answer is still to come."""
-        self._in_flight += 1
+    def begin(self, count: int) -> None:
+        """Notes resolutions under way; their answers are still to come."""
+        self._in_flight += count
 
     async def settled(self) -> None:
         """Returns when every resolution has been answered and everything queued has been sent."""
@@ -158,8 +163,8 @@ class Session:
             await self._settled
         await self.flushed()
 
-    def send_claim(self, key: Key, claim: Claim) -> None:
-        """Queues a claim."""
+    def send_claim(self, key: Key, claim: bytes) -> None:
+        """Queues a serialized claim."""
         self._out.claims[key] = claim
         self._flush()
 
@@ -181,12 +186,12 @@ class Session:
         self._in_flight -= 1
         if self._settled is not None and not self._in_flight and not self._settled.done():
             self._settled.set_result(None)
-        result = ResolutionResult(task_id=key[0], run_id=key[1])
         if error is not None:
-            result.error.CopyFrom(ResolutionError(code=error.code, message=error.message))
-        elif state is not None:
-            result.task_state = state
-        self._out.resolved.append(result)
+            refused = ResolutionError(code=error.code, message=error.message)
+            result = ResolutionResult(task_id=key[0], run_id=key[1], error=refused)
+        else:
+            result = ResolutionResult(task_id=key[0], run_id=key[1], task_state=state)
+        self._out.resolved.append(result.SerializeToString())
         self._flush()
 
     def send_quarantined(self, until: datetime | None) -> None:
@@ -232,9 +237,7 @@ class Session:
                 out, self._out = self._out, _Outgoing()
                 sent = False
                 if out.claims:
-                    await self._send(
-                        ClaimWorkResponse(claims=ClaimWorkClaims(claims=list(out.claims.values())))
-                    )
+                    await self._send(_message(_CLAIMS, out.claims.values()))
                     sent = True
                 if out.reclaimed:
                     await self._send(ClaimWorkResponse(reclaimed=ClaimWorkReclaimed(runs=out.reclaimed)))
@@ -243,7 +246,7 @@ class Session:
                     await self._send(ClaimWorkResponse(revoked=ClaimWorkRevoked(runs=out.revoked)))
                     sent = True
                 if out.resolved:
-                    await self._send(ClaimWorkResponse(resolved=ClaimWorkResolved(results=out.resolved)))
+                    await self._send(_message(_RESOLVED, out.resolved))
                     sent = True
                 for message in out.others:
                     await self._send(message)
@@ -254,3 +257,9 @@ class Session:
             self.end()
         finally:
             self._pump = None
+
+
+def _message(kind: bytes, items: Iterable[bytes]) -> bytes:
+    """A serialized ClaimWorkResponse of a kind that holds a list."""
+    body = pieces.repeated(_ITEM, items)
+    return b"".join((kind, pieces.varint(len(body)), body))

@@ -30,6 +30,16 @@ def v4() -> str:
     return _stamp(bytearray(urandom(16)))
 
 
+def pair() -> str:
+    """Two of them in one text, at little more than the price of one: what certificates have as a seed."""
+    raw = bytearray(urandom(32))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    raw[22] = raw[22] & 0x0F | 0x40
+    raw[24] = raw[24] & 0x3F | 0x80
+    return _text(raw[:16]) + _text(raw[16:])
+
+
 def nice() -> str:
     """A new random slugid that begins with a letter A to f, at the price of one random bit."""
     raw = bytearray(urandom(16))

@@ -91,14 +91,12 @@ async def _read(call: Call, session: Session, requests: AsyncIterator[ClaimWorkR
             keys = [(run.task_id, run.run_id) for run in request.accept.runs]
             if not session.held.keys() >= set(keys):
                 call.check(request)
-            for key in keys:
-                dispatcher.accept(session, key)
+            dispatcher.accept(session, keys)
         elif kind == "resolve":
             resolutions = request.resolve.resolutions
             if not all(_plausible(session, resolution) for resolution in resolutions):
                 call.check(request)
-            for resolution in resolutions:
-                dispatcher.resolve(session, _resolve(session, resolution))
+            dispatcher.resolve(session, [_resolve(session, resolution) for resolution in resolutions])
         elif kind == "slots":
             call.check(request)
             dispatcher.set_slots(session, min(request.slots.slots, call.services.settings.stream_max_slots))

@@ -3,17 +3,19 @@ priority (queue.md 3.4, 3.5)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from datetime import datetime
 
 from server import definitions
 from server.call import Call
+from server.codec import pieces
 from server.domain import graphs, priority
 from server.errors import InputError, QueueError, RequestConflict, ResourceNotFound
 from server.handlers.standing import read_standing
 from server.transitions import creating, ending, prioritizing, scheduling
 from server.transitions.creating import NewTask
 from server.transitions.facts import TaskFacts
-from server.views import status_message
+from server.views import serialized_status, status_message
 from tcqueue.v1.task_pb2 import (
     CancelTaskRequest,
     CancelTaskResponse,
@@ -31,6 +33,8 @@ from tcqueue.v1.task_pb2 import (
     ScheduleTaskResponse,
     TaskDefinition,
 )
+
+_STATUSES = pieces.tag(CreateTasksResponse.STATUSES_FIELD_NUMBER)
 
 #: Most runs a task may have (queue.md 8.9).
 MAX_RUNS = 50
@@ -63,28 +67,37 @@ async def create_tasks(call: Call, request: CreateTasksRequest) -> CreateTasksRe
     if len(set(ids)) != len(ids):
         repeated = next(task_id for task_id in ids if ids.count(task_id) > 1)
         raise InputError(f"task {repeated} stands in the call more than once", taskId=repeated)
-    cycle = graphs.find_cycle({task.task_id: task.task.dependencies for task in request.tasks})
+    edges = {task.task_id: task.task.dependencies for task in request.tasks}
+    cycle = graphs.find_cycle(edges) if any(edges.values()) else None
     if cycle is not None:
         path = " -> ".join(cycle if len(cycle) <= 12 else [*cycle[:6], "...", *cycle[-5:]])
         raise InputError(f"the dependencies form a cycle: {path}", cycle=" ".join(cycle[:200]))
     items = []
+    now = call.services.clock.now()
+    allowed: set[Hashable] = set()
     for task in request.tasks:
         try:
-            items.append(prepare(call, task.task_id, task.task))
+            items.append(prepare(call, task.task_id, task.task, now=now, allowed=allowed))
         except QueueError as e:
             e.details = {**e.details, "taskId": task.task_id}
             raise
     facts = await creating.create_graph(call.services.machine, items, definitions.same)
-    return CreateTasksResponse(
-        statuses=[status_message(f, task.task) for f, task in zip(facts, request.tasks, strict=True)]
-    )
+    statuses = [serialized_status(f, task.task) for f, task in zip(facts, request.tasks, strict=True)]
+    return CreateTasksResponse.FromString(pieces.repeated(_STATUSES, statuses))
 
 
 def prepare(
-    call: Call, task_id: str, task: TaskDefinition, *, max_deadline_days: float | None = None
+    call: Call,
+    task_id: str,
+    task: TaskDefinition,
+    *,
+    now: datetime | None = None,
+    allowed: set[Hashable] | None = None,
+    max_deadline_days: float | None = None,
 ) -> NewTask:
-    """Everything creation checks before it needs the database, in the order of queue.md 2.2. How far ahead
-    a deadline may lie is a setting, unless given."""
+    """Everything creation checks before it needs the database, in the order of queue.md 2.2. For the many
+    tasks of one call the time is asked `now`, once, and `allowed` remembers what has been authorised: most
+    ask for the same. How far ahead a deadline may lie is a setting, unless given."""
     settings = call.services.settings
     if max_deadline_days is None:
         max_deadline_days = settings.max_task_deadline_days
@@ -95,18 +108,29 @@ def prepare(
             f"not {len(task.dependencies)}"
         )
     definitions.fill_defaults(task_id, task)
-    call.authorize(
-        {
-            "scopes": task.scopes,
-            "routes": task.routes,
-            "projectId": task.project_id,
-            "schedulerId": task.scheduler_id,
-            "priorities": definitions.create_priorities(task.priority),
-            "provisionerId": task.provisioner_id,
-            "workerType": task.worker_type,
-        }
+    asked = (
+        tuple(task.scopes[:]),
+        tuple(task.routes[:]),
+        task.project_id,
+        task.scheduler_id,
+        task.priority,
+        task.task_queue_id,
     )
-    definitions.check_dates(task, call.services.clock.now(), max_deadline_days)
+    if allowed is None or asked not in allowed:
+        call.authorize(
+            {
+                "scopes": task.scopes,
+                "routes": task.routes,
+                "projectId": task.project_id,
+                "schedulerId": task.scheduler_id,
+                "priorities": definitions.create_priorities(task.priority),
+                "provisionerId": task.provisioner_id,
+                "workerType": task.worker_type,
+            }
+        )
+        if allowed is not None:
+            allowed.add(asked)
+    definitions.check_dates(task, now or call.services.clock.now(), max_deadline_days)
     definitions.check_scopes(task)
     return definitions.new_task(task_id, task)
 

@@ -9,6 +9,12 @@ not hold up the rest for the whole linger, and a lone caller on an idle server n
 Measured with three chained batchers on 2 cores shared with PostgreSQL and the clients, lives per
 second at 4 / 16 closed-loop clients: no linger 720 / 1,079, linger 5 ms alone 828 / 1,174, with a
 pause of 2 ms 866 / 1,270, of 1 ms 775 / 1,280, of 0.5 ms 758 / 1,216; with 1 client all the same.
+
+Callers that come back at different moments split for good into batches that take turns. So while items
+gather behind the batch that runs, a batcher tries now and then to wait for twice the last size, goes on
+doubling while that succeeds, and leaves it for longer and longer when it does not. Lives per second at
+8 / 16 / 64 one-slot workers with a linger of 5 ms 1,263 / 1,318 / 1,617, of 12 ms 1,519 / 1,656 / 1,819,
+of 20 ms 1,392 / 1,110 / 1,790; when only the last size was waited for, 20 ms did no better than 5.
 """
 
 from __future__ import annotations
@@ -20,6 +26,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar, cast
 
 from server.errors import QueueError
+
+#: After how many batches, at most, a batcher tries again whether twice as many can be had at once.
+_LONGEST_BACKOFF = 64
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -72,7 +81,11 @@ class Batcher(Generic[T, R]):
         self._slots: list[asyncio.Future[R] | tuple[_Group[R], int]] = []
         self._since = 0.0  # loop time of the oldest waiting item
         self._seen = 0  # how many waited when the timer was set
-        self._match = 1  # size of the last batch: what the next one lingers for
+        self._match = 1  # what the next batch lingers for: the last one's size, or twice that
+        self._stretched = False  # whether it is twice that
+        self._content = 0  # batches still to come before more is tried
+        self._backoff = 1
+        self._crowded = False  # whether items had gathered by the time that the last batch ended
         self._wake_at = 1  # how many waiting items are worth a look; 0: none, as all lanes are busy
         self._timer: asyncio.TimerHandle | None = None
         self._look_due = False
@@ -86,6 +99,11 @@ class Batcher(Generic[T, R]):
     def waiting(self) -> int:
         """Items not yet in a batch."""
         return len(self._items)
+
+    @property
+    def wanted(self) -> int:
+        """For how many items the next batch waits, if it waits."""
+        return self._match
 
     async def submit(self, item: T) -> R:
         """One item's result; raises its exception, or that of the whole batch."""
@@ -111,6 +129,10 @@ class Batcher(Generic[T, R]):
         """
         if not items:
             return []
+        return await self.enqueue_many(items)
+
+    def enqueue_many(self, items: Sequence[T]) -> asyncio.Future[list[R | Exception]]:
+        """As `submit_many` for one item or more, for callers that must not wait."""
         loop = asyncio.get_running_loop()
         group: _Group[R] = _Group(len(items), loop.create_future())
         if not self._items:
@@ -120,7 +142,7 @@ class Batcher(Generic[T, R]):
         if len(self._items) >= self._wake_at and self._wake_at and not self._look_due:
             self._look_due = True
             loop.call_soon(self._look)
-        return await group.future
+        return group.future
 
     async def drain(self) -> None:
         """Runs everything waiting, without lingering, and returns when nothing is left."""
@@ -166,14 +188,25 @@ class Batcher(Generic[T, R]):
         size = self._max_items
         items, self._items = self._items[:size], self._items[size:]
         slots, self._slots = self._slots[:size], self._slots[size:]
-        self._match = len(items)
+        self._set_match(len(items))
         self._seen = 0
         task = loop.create_task(self._run_batch(items, slots), context=self._context.copy())
         self._running.add(task)
         task.add_done_callback(self._finished)
 
+    def _set_match(self, size: int) -> None:
+        """Decides what the next batch lingers for, given the size of this one."""
+        if self._stretched:
+            reached = size >= self._match
+            self._backoff = 1 if reached else min(2 * self._backoff, _LONGEST_BACKOFF)
+            self._content = 0 if reached else self._backoff
+        self._stretched = size > 1 and self._crowded and not self._content
+        self._content = max(0, self._content - 1)
+        self._match = min(2 * size, self._max_items) if self._stretched else size
+
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._crowded = bool(self._items)
         if self._items and not self._look_due:
             self._look()
         else:

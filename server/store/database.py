@@ -24,7 +24,10 @@ from server.store.pool import Pool
 from server.store.statements import load
 from server.store.wire import ConnectionLost, Row, Statement, Wire
 
-__all__ = ["Database", "PoolSettings", "Row", "Statement", "Transaction"]
+__all__ = ["REFUSALS", "Database", "PoolSettings", "Row", "Statement", "Transaction"]
+
+#: What a statement raises that finds a key taken, or divides by zero to say no.
+REFUSALS = (errors.UniqueViolation, errors.DivisionByZero)
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 A stream's accept and the resolution behind it take the same locks and write the same log; written
 apart they were two transactions a life. Within a batch a task's accept goes before its resolution,
-whatever the distance between them.
+whatever the distance between them; where one stream asks for both, they are one change of the row.
 """
 
 from __future__ import annotations
@@ -47,19 +47,28 @@ async def change_runs(machine: Machine, items: Sequence[Change]) -> list[Outcome
 async def _change(
     tx: Transaction, machine: Machine, offers: Sequence[Offered], resolves: Sequence[Resolve]
 ) -> tuple[list[bool], list[TaskFacts | QueueError], Effects]:
-    ids = list({*(offer.facts.task_id for offer in offers), *(item.task_id for item in resolves)})
+    by_task = {offer.facts.task_id: offer for offer in offers}
+    at_once = {
+        item.task_id: offer
+        for item in resolves
+        if (offer := by_task.get(item.task_id))
+        and offer.run_id == item.run_id
+        and offer.stream_id == item.guard
+    }
+    to_accept = [offer for offer in offers if offer.facts.task_id not in at_once]
+    ids = list({*by_task, *(item.task_id for item in resolves)})
     statements: list[Statement] = [(TRANSITIONS["lock_tasks"], (ids,))]
-    resolutions = Resolutions(resolves, machine.settings)
-    if offers:
-        statements.append(accept_statement(offers))
+    resolutions = Resolutions(resolves, machine.settings, at_once)
+    if to_accept:
+        statements.append(accept_statement(to_accept))
     statements += resolutions.statements()
     _, *results = await tx.pipeline(statements)
+    accepts = {row[0] for row in results.pop(0)} if to_accept else set()
     effects = Effects()
-    taken: list[bool] = []
-    ending: list[Statement] = []
-    if offers:
-        taken, ending = accepted(offers, results.pop(0), effects)
-    resolved = await resolutions.outcomes(tx, results, effects)
+    ends = Effects()
+    resolved = await resolutions.outcomes(tx, results, ends)
+    taken, ending = accepted(offers, accepts | resolutions.accepted, effects)
+    effects.add(ends)
     await tx.commit([*ending, *insert_events(effects)])
     return taken, resolved, effects
 

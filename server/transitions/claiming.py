@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,18 +64,28 @@ async def offer_runs(
 
     The runs stay pending until accepted; nobody else is offered them for the accept timeout.
     """
-    settings = machine.settings
-    rows = await machine.db.fetch(
+    sql, parameters = offer_statement(machine, queue_id, streams)
+    return await offered(machine, queue_id, streams, await machine.db.fetch(sql, parameters, hot=True))
+
+
+def offer_statement(machine: Machine, queue_id: str, streams: Sequence[tuple[str, str, str]]) -> Statement:
+    """What `offer_runs` runs; `offered` reads its rows."""
+    return (
         CLAIMS["offer_runs"],
         (
             queue_id,
             [stream_id for stream_id, _, _ in streams],
             machine.process_id,
-            settings.stream_accept_timeout_s,
-            settings.claim_timeout_s,
+            machine.settings.stream_accept_timeout_s,
+            machine.settings.claim_timeout_s,
         ),
-        hot=True,
     )
+
+
+async def offered(
+    machine: Machine, queue_id: str, streams: Sequence[tuple[str, str, str]], rows: Sequence[Row]
+) -> list[Offered]:
+    """The offers made, given the rows of their statement, which has been committed."""
     offers = []
     for n, task_id, run_id, stream_id, definition, frame, rank, left, created, scheduled, now, until in rows:
         _, group, worker = streams[n - 1]
@@ -106,27 +116,33 @@ async def _complete(machine: Machine, offers: Sequence[Offered]) -> None:
 
 def accept_statement(offers: Sequence[Offered]) -> Statement:
     """Makes offered runs running; each task at most once. Follows lock_tasks."""
-    runs = [offer.run() for offer in offers]
-    return (
-        CLAIMS["accept_runs"],
-        (
-            [offer.facts.task_id for offer in offers],
-            [offer.run_id for offer in offers],
-            [offer.stream_id for offer in offers],
-            [run.worker_group for run in runs],
-            [run.worker_id for run in runs],
-            [offer.started for offer in offers],
-            [offer.taken_until for offer in offers],
-        ),
-    )
+    return CLAIMS["accept_runs"], accept_columns(offers)
+
+
+def accept_columns(offers: Sequence[Offered]) -> list[Sequence[object]]:
+    """What becomes of the runs that are accepted, a column each."""
+    rows = []
+    for offer in offers:
+        run = offer.run()
+        rows.append(
+            (
+                offer.facts.task_id,
+                offer.run_id,
+                offer.stream_id,
+                run.worker_group,
+                run.worker_id,
+                offer.started,
+                offer.taken_until,
+            )
+        )
+    return list(zip(*rows, strict=True))
 
 
 def accepted(
-    offers: Sequence[Offered], rows: Sequence[Row], effects: Effects
+    offers: Sequence[Offered], ids: Container[str], effects: Effects
 ) -> tuple[list[bool], list[Statement]]:
-    """Which offers still stood, given the rows of accept_statement, and what else is to be written;
-    task-running goes into the effects."""
-    ids = {row[0] for row in rows}
+    """Which offers still stood, given the tasks accepted, and what else is to be written; task-running
+    goes into the effects."""
     taken = [offer for offer in offers if offer.facts.task_id in ids]
     _running(taken, effects)
     return [offer.facts.task_id in ids for offer in offers], _recent(taken)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 
 from server.domain import frames
 from server.errors import AlreadyExists, InputError, QueueError, RequestConflict
-from server.store.database import Transaction
+from server.store.database import REFUSALS, Statement, Transaction
 from server.transitions import messages
+from server.transitions.claiming import offer_statement, offered
 from server.transitions.facts import TaskFacts, new_run
-from server.transitions.machine import CREATION, Effects, Machine, Row, insert_events, read_facts, rounds
+from server.transitions.machine import (
+    CREATION,
+    TRANSITIONS,
+    Effects,
+    Machine,
+    Row,
+    insert_events,
+    read_facts,
+    rounds,
+)
 
 
 @dataclass(slots=True)
@@ -33,6 +44,9 @@ class NewTask:
     dependencies: Sequence[str] = ()
 
 
+#: Most runs that a creation offers itself; what comes in larger numbers is the claimer's.
+_OFFERED_AT_ONCE = 8
+
 #: Whether two serialized definitions mean the same.
 Equal = Callable[[bytes, bytes], bool]
 
@@ -46,6 +60,8 @@ class _Plan:
     refused: dict[int, QueueError] = field(default_factory=dict)
 
     def blockers(self, index: int) -> int:
+        if not self.edges:
+            return 0
         return sum(not satisfied for _, satisfied in self.edges.get(index, ()))
 
 
@@ -68,8 +84,12 @@ async def create_tasks(
             await tx.commit(ending)
             return outcomes, effects
 
-        outcomes, effects = await machine.db.in_transaction(run, hot=True)
-        machine.tell(effects)
+        outcomes: Sequence[TaskFacts | QueueError]
+        if (created := await _create_at_once(machine, batch, whole=False)) is not None:
+            outcomes = created
+        else:
+            outcomes, effects = await machine.db.in_transaction(run, hot=True)
+            machine.tell(effects)
         for index, outcome in zip(indexes, outcomes, strict=True):
             results[index] = outcome
     return results
@@ -88,8 +108,79 @@ async def create_graph(machine: Machine, items: Sequence[NewTask], equal: Equal)
         await tx.commit(ending)
         return facts, effects
 
+    created = await _create_at_once(machine, items, whole=True)
+    if created is not None:
+        return created
     facts, effects = await machine.db.in_transaction(run, hot=True)
     machine.tell(effects)
+    return facts
+
+
+async def _create_at_once(
+    machine: Machine, items: Sequence[NewTask], *, whole: bool
+) -> list[TaskFacts] | None:
+    """Creates tasks that depend on nothing older in one round trip, all or none. None if anything stands
+    against one of them: `_create` then finds out what, and what is to become of the others."""
+    plan = _Plan()
+    if any(item.dependencies for item in items):
+        plan = _plan(items, (), whole=whole)
+    groups = _groups(items, range(len(items)))
+    if plan.refused or any(groups[item.task_group_id].scheduler_id != item.scheduler_id for item in items):
+        return None
+    events = []
+    facts = []
+    queues = set()
+    for index, item in enumerate(items):
+        frame = frames.split(item.frame)
+        pending = not plan.blockers(index)
+        events.append(
+            messages.task_created(item.task_id, frame, item.priority, item.retries, pending=pending)
+        )
+        task = TaskFacts(item.task_id, item.task_queue_id, frame, item.priority, item.retries, [])
+        facts.append(task)
+        if pending:
+            queues.add(item.task_queue_id)
+    ids = sorted(groups)
+    statements: list[Statement] = [
+        (
+            CREATION["enter_groups"],
+            (
+                ids,
+                [groups[g].scheduler_id for g in ids],
+                [groups[g].count for g in ids],
+                [groups[g].expires for g in ids],
+            ),
+        ),
+        _insertion("insert_all_tasks", items, plan),
+        *_edges(items, range(len(items)), plan),
+        (TRANSITIONS["insert_dated_events"], (messages.join(events),)),
+    ]
+
+    streams: Sequence[tuple[str, str, str]] = ()
+    if machine.desk is not None and not whole and len(queues) == 1:
+        # Workers that wait get the runs with the commit that makes them. Not those of a whole graph: its
+        # caller may leave before the answer, and the offers would stand until they are taken back.
+        (queue_id,) = queues
+        streams = machine.desk.idle_slots(queue_id, min(len(items), _OFFERED_AT_ONCE))
+        if streams:
+            statements.append(offer_statement(machine, queue_id, streams))
+
+    async def run(tx: Transaction) -> Sequence[Sequence[Row]]:
+        return await tx.pipeline(statements, commit=True)
+
+    try:
+        _, ((now,),), *_, last = await machine.db.in_transaction(run, hot=True)
+    except REFUSALS:
+        return None
+    if streams and machine.desk is not None:
+        machine.desk.hand_out(queue_id, await offered(machine, queue_id, streams, last))
+        if len(last) == sum(not plan.blockers(index) for index in range(len(items))):
+            # As many are pending as were before, and whoever made those has told of them.
+            queues.clear()
+    for index, task in enumerate(facts):
+        if not plan.blockers(index):
+            task.runs.append(new_run(0, "scheduled", now))
+    machine.tell(Effects(events, queues))
     return facts
 
 
@@ -114,10 +205,10 @@ async def create_in(
             ]
         )
         plan = _plan(items, rows, whole=whole)
-        (rows,) = await tx.pipeline([_insertion(items, plan)])
+        (rows,) = await tx.pipeline([_insertion("insert_tasks", items, plan)])
     else:
         plan = _Plan()
-        _, rows = await tx.pipeline([groups, _insertion(items, plan)])
+        _, rows = await tx.pipeline([groups, _insertion("insert_tasks", items, plan)])
     created: dict[str, datetime] = {task_id: now for task_id, now in rows}
     rest = [item for item in items if item.task_id not in created]
     standing: dict[str, Row] = {}
@@ -182,27 +273,30 @@ def _plan(items: Sequence[NewTask], rows: Sequence[Row], *, whole: bool) -> _Pla
     return plan
 
 
-def _insertion(items: Sequence[NewTask], plan: _Plan) -> tuple[str, Sequence[object]]:
+#: The columns of insert_tasks and insert_all_tasks; number 10 holds the blockers.
+_COLUMNS = attrgetter(
+    "task_id",
+    "task_queue_id",
+    "task_group_id",
+    "scheduler_id",
+    "project_id",
+    "priority",
+    "deadline",
+    "expires",
+    "retries",
+    "requires",
+    "definition",
+    "frame",
+)
+
+
+def _insertion(statement: str, items: Sequence[NewTask], plan: _Plan) -> Statement:
     """Inserts all items but those that the plan refuses."""
-    chosen = [(item, plan.blockers(i)) for i, item in enumerate(items) if i not in plan.refused]
-    return (
-        CREATION["insert_tasks"],
-        (
-            [item.task_id for item, _ in chosen],
-            [item.task_queue_id for item, _ in chosen],
-            [item.task_group_id for item, _ in chosen],
-            [item.scheduler_id for item, _ in chosen],
-            [item.project_id for item, _ in chosen],
-            [item.priority for item, _ in chosen],
-            [item.deadline for item, _ in chosen],
-            [item.expires for item, _ in chosen],
-            [item.retries for item, _ in chosen],
-            [item.requires for item, _ in chosen],
-            [blockers for _, blockers in chosen],
-            [item.definition for item, _ in chosen],
-            [item.frame for item, _ in chosen],
-        ),
-    )
+    chosen = [i for i in range(len(items)) if i not in plan.refused]
+    columns: list[Sequence[object]] = list(zip(*[_COLUMNS(items[i]) for i in chosen], strict=True))
+    columns = columns or [()] * 12
+    columns.insert(10, [plan.blockers(i) for i in chosen])
+    return CREATION[statement], columns
 
 
 def _created(item: NewTask, pending: bool, now: datetime, effects: Effects) -> TaskFacts:
@@ -252,22 +346,47 @@ def _bookkeeping(
     items: Sequence[NewTask], inserted: list[int], plan: _Plan
 ) -> list[tuple[str, Sequence[object]]]:
     """Edges and group counters of the new tasks."""
-    statements: list[tuple[str, Sequence[object]]] = []
+    statements = _edges(items, inserted, plan)
+    groups = _groups(items, inserted)
+    if groups:
+        ids = sorted(groups)
+        counts, latest = [groups[g].count for g in ids], [groups[g].expires for g in ids]
+        statements.append((CREATION["count_into_groups"], (ids, counts, latest)))
+    return statements
+
+
+def _edges(items: Sequence[NewTask], inserted: Iterable[int], plan: _Plan) -> list[Statement]:
+    """Who of the new tasks waits for whom; nothing if nobody does."""
+    if not plan.edges:
+        return []
     edges = [
         (required, items[index].task_id, items[index].requires, satisfied, items[index].expires)
         for index in inserted
         for required, satisfied in plan.edges.get(index, ())
     ]
-    if edges:
-        statements.append((CREATION["insert_edges"], [list(column) for column in zip(*edges, strict=True)]))
-    groups: dict[str, tuple[int, datetime]] = {}
+    if not edges:
+        return []
+    return [(CREATION["insert_edges"], [list(column) for column in zip(*edges, strict=True)])]
+
+
+@dataclass(slots=True)
+class _Group:
+    """New tasks of a group: the first one's scheduler, how many there are, the latest expiry."""
+
+    scheduler_id: str
+    count: int
+    expires: datetime
+
+
+def _groups(items: Sequence[NewTask], inserted: Iterable[int]) -> dict[str, _Group]:
+    groups: dict[str, _Group] = {}
     for index in inserted:
         item = items[index]
-        count, latest = groups.get(item.task_group_id, (0, item.expires))
-        groups[item.task_group_id] = (count + 1, max(latest, item.expires))
-    if groups:
-        ids = sorted(groups)
-        statements.append(
-            (CREATION["count_into_groups"], (ids, [groups[g][0] for g in ids], [groups[g][1] for g in ids]))
-        )
-    return statements
+        group = groups.get(item.task_group_id)
+        if group is None:
+            groups[item.task_group_id] = _Group(item.scheduler_id, 1, item.expires)
+        else:
+            group.count += 1
+            if item.expires > group.expires:
+                group.expires = item.expires
+    return groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from server.config import Settings
 from server.domain import frames
@@ -14,6 +14,9 @@ from server.store.hub import NotifyHub
 from server.store.statements import load
 from server.transitions import messages
 from server.transitions.facts import TaskFacts, collect, new_run
+
+if TYPE_CHECKING:
+    from server.transitions.claiming import Offered
 
 CLAIMS = load("claims")
 CREATION = load("creation")
@@ -38,6 +41,24 @@ class Effects:
         if stream_id is not None:
             self.revocations.append(f"{stream_id} {task_id} {run_id} {reason}")
 
+    def add(self, later: Effects) -> None:
+        """Adds what comes after."""
+        self.events += later.events
+        self.queues |= later.queues
+        self.revocations += later.revocations
+
+
+class Desk(Protocol):
+    """Streams with nothing to do: creation may put new runs on offer to them in its own transaction."""
+
+    def idle_slots(self, queue_id: str, wanted: int) -> Sequence[tuple[str, str, str]]:
+        """Up to so many free slots as (stream id, worker group, worker id); none unless the queue is idle."""
+        ...
+
+    def hand_out(self, queue_id: str, offers: Sequence[Offered]) -> None:
+        """Delivers the offers made, after their commit."""
+        ...
+
 
 class Machine:
     """The parts a transition works with, and its beginning and end.
@@ -50,6 +71,8 @@ class Machine:
         self.hub = hub
         self.settings = settings
         self.process_id = process_id
+        #: Set by the dispatcher of a process that serves streams.
+        self.desk: Desk | None = None
 
     async def read(self, task_id: str) -> TaskFacts:
         """The facts of one task now. Raises ResourceNotFound."""

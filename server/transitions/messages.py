@@ -12,6 +12,7 @@ from datetime import datetime
 import orjson
 
 from server.domain import priority
+from server.domain.frames import Frame
 from server.domain.times import to_text
 from server.transitions.facts import TaskFacts
 
@@ -24,6 +25,26 @@ def task_defined(facts: TaskFacts) -> str:
 def task_pending(facts: TaskFacts, run_id: int, status: str | None = None) -> str:
     """taskPending for a run; `status` saves rendering it twice."""
     return _task_event("task-pending", facts, f"{run_id}._._", f',"runId":{run_id}', status)
+
+
+#: Stands in an event for the time at which its transaction writes it: no JSON text holds this character.
+NOW = "\x01"
+
+
+def task_created(task_id: str, frame: Frame, rank: int, retries: int, *, pending: bool) -> str:
+    """taskDefined of a new task and, if it waits for nothing, taskPending of its first run, scheduled NOW."""
+    head = f'{frame.status_head},"retriesLeft":{retries},"state":"'
+    tail = f'"priority":"{priority.NAMES[rank]}"}},"task":{{"tags":{frame.tags}}}'
+    end = f'.{frame.key_tail}","cc":{frame.cc},"payload":{{"version":1,"status":{head}'
+    defined = (
+        f'{{"exchange":"task-defined","key":"primary.{task_id}._._._{end}unscheduled","runs":[],{tail}}}}}'
+    )
+    if not pending:
+        return defined
+    return (
+        f'{defined},{{"exchange":"task-pending","key":"primary.{task_id}.0._._{end}pending","runs":[{{"runId":0,'
+        f'"state":"pending","reasonCreated":"scheduled","scheduled":"{NOW}"}}],{tail},"runId":0}}}}'
+    )
 
 
 def task_running(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
 
 from server.config import Settings
 from server.domain import frames
 from server.errors import QueueError, RequestConflict, ResourceNotFound
 from server.store.database import Statement, Transaction
 from server.transitions import graphs, messages
+from server.transitions.claiming import Offered, accept_columns
 from server.transitions.facts import RunFacts, TaskFacts, new_run
 from server.transitions.machine import (
+    CLAIMS,
     TRANSITIONS,
     Effects,
     Machine,
@@ -25,6 +29,8 @@ from server.transitions.machine import (
 
 #: Guard of a resolution that only takes effect if the claim or its stream's lease has run out.
 EXPIRED = "expired"
+
+_NO_OFFERS: Mapping[str, Offered] = MappingProxyType({})
 
 #: Reasons that give the task another run while retries are left (queue.md 2.1 S11-S13).
 RETRIED_REASONS = frozenset({"worker-shutdown", "intermittent-task", "claim-expired"})
@@ -72,12 +78,19 @@ async def resolve_runs(machine: Machine, items: Sequence[Resolve]) -> list[TaskF
 class Resolutions:
     """The resolving part of a transaction that holds the locks of its tasks; each task at most once."""
 
-    def __init__(self, items: Sequence[Resolve], settings: Settings) -> None:
+    def __init__(
+        self, items: Sequence[Resolve], settings: Settings, offers: Mapping[str, Offered] = _NO_OFFERS
+    ) -> None:
+        """`offers` are the runs among the items, by task, that their stream accepts in the same breath: that
+        is one change, not two."""
         self._items = items
         self._page = settings.dependency_page_size
         self._scheduler_id = settings.scheduler_id
+        self._offers = offers
         self._ids = [item.task_id for item in items]
         self._runs = [item.run_id for item in items]
+        #: The offers that still stood; known once there are outcomes.
+        self.accepted: set[str] = set()
 
     def statements(self) -> list[Statement]:
         """What resolves the runs, to be sent in one pipeline; none for no items."""
@@ -85,15 +98,27 @@ class Resolutions:
             return []
         states = [item.state for item in self._items]
         reasons = [item.reason for item in self._items]
-        guards = [item.guard for item in self._items]
         statements: list[Statement] = [
-            (TRANSITIONS["resolve_runs"], (self._ids, self._runs, states, reasons, guards)),
-            (TRANSITIONS["mark_resolved"], (self._ids, reasons)),
+            *self._resolving(),
+            (TRANSITIONS["mark_resolved"], (self._ids, reasons, len(self._offers) < len(self._items))),
             (TRANSITIONS["release_dependents"], (self._ids, states, self._page)),
             (TRANSITIONS["close_groups"], (self._ids,)),
         ]
         if RETRIED_REASONS.intersection(reasons):
             statements.append((TRANSITIONS["insert_retries"], (self._ids, reasons)))
+        return statements
+
+    def _resolving(self) -> list[Statement]:
+        held = [item for item in self._items if item.task_id not in self._offers]
+        offered = sorted([i for i in self._items if i.task_id in self._offers], key=lambda i: i.task_id)
+        statements: list[Statement] = []
+        if held:
+            columns = zip(*[(i.task_id, i.run_id, i.state, i.reason, i.guard) for i in held], strict=True)
+            statements.append((TRANSITIONS["resolve_runs"], list(columns)))
+        if offered:
+            accepts = accept_columns([self._offers[item.task_id] for item in offered])
+            ends = [item.state for item in offered], [item.reason for item in offered]
+            statements.append((CLAIMS["finish_runs"], [*accepts, *ends]))
         return statements
 
     async def outcomes(
@@ -102,28 +127,35 @@ class Resolutions:
         """What became of each item, given the rows of the statements; events go into the effects."""
         if not self._items:
             return []
-        resolved, marked, dependents, groups, *_ = results
-        by_task: dict[str, Row] = {row[0]: row for row in resolved}
-        index_of = {task_id: i for i, task_id in enumerate(self._ids)}
-        changed: dict[int, Row] = {index_of[row[0]]: (*row, *by_task[row[0]]) for row in marked}
+        rest = iter(results)
+        ended: dict[str, Row] = {}
+        if len(self._offers) < len(self._items):
+            ended.update({row[0]: row for row in next(rest)})
+        if self._offers:
+            finished = {task_id: _finished(self._offers[task_id], at) for task_id, at in next(rest)}
+            self.accepted.update(finished)
+            ended.update(finished)
+        marked, dependents, groups, *_ = rest
+        changed: dict[str, Row] = {row[0]: row for row in marked}
         standing: dict[int, Row] = {}
         if len(changed) < len(self._items):
             (unchanged,) = await tx.pipeline([(TRANSITIONS["read_unresolved"], (self._ids, self._runs))])
             standing = {row[0] - 1: row for row in unchanged}
         # A first run that was just resolved is all there is; for later runs and repeats, read the history.
-        later = [item.task_id for i, item in enumerate(self._items) if item.run_id > 0 or i not in changed]
+        later = [i.task_id for i in self._items if i.run_id > 0 or i.task_id not in changed]
         whole = await read_facts(tx, later) if later else {}
         outcomes: list[TaskFacts | QueueError] = []
         mark = graphs.mark(self._scheduler_id)
         in_graphs: list[TaskFacts] = []
         for i, item in enumerate(self._items):
-            if i in changed:
-                facts = _resolved(item, changed[i], whole.get(item.task_id), effects)
+            task_id = item.task_id
+            if task_id in changed:
+                facts = _resolved(item, changed[task_id], ended[task_id], whole.get(task_id), effects)
                 outcomes.append(facts)
                 if mark in facts.frame.key_tail:
                     in_graphs.append(facts)
             else:
-                outcomes.append(_judge(item, standing.get(i), whole.get(item.task_id), effects, mark))
+                outcomes.append(_judge(item, standing.get(i), whole.get(task_id), effects, mark))
         dependents_started(dependents, effects)
         groups_closed(groups, effects)
         if in_graphs:
@@ -131,10 +163,27 @@ class Resolutions:
         return outcomes
 
 
-def _resolved(item: Resolve, row: Row, facts: TaskFacts | None, effects: Effects) -> TaskFacts:
+def _finished(offer: Offered, resolved: datetime) -> Row:
+    """What resolve_runs would return for a run that was accepted and resolved at once, and the frame."""
+    run = offer.run()
+    return (
+        offer.facts.task_id,
+        run.reason_created,
+        run.worker_group,
+        run.worker_id,
+        offer.taken_until,
+        run.scheduled,
+        offer.started,
+        resolved,
+        offer.stream_id,
+        offer.facts.frame,
+    )
+
+
+def _resolved(item: Resolve, marked: Row, ended: Row, facts: TaskFacts | None, effects: Effects) -> TaskFacts:
     """A run that this transaction resolved."""
-    _, queue_id, frame, rank, retries_left, last_run, _, created, *times_and_worker = row
-    group, worker, taken_until, scheduled, started, resolved, stream_id = times_and_worker
+    _, queue_id, frame, rank, retries_left, last_run = marked
+    _, created, group, worker, taken_until, scheduled, started, resolved, stream_id, *known = ended
     retried = last_run > item.run_id
     if facts is None:
         run = RunFacts(
@@ -149,7 +198,8 @@ def _resolved(item: Resolve, row: Row, facts: TaskFacts | None, effects: Effects
             started,
             resolved,
         )
-        facts = TaskFacts(item.task_id, queue_id, frames.split(frame), rank, retries_left, [run])
+        parts = known[0] if known else frames.split(frame)
+        facts = TaskFacts(item.task_id, queue_id, parts, rank, retries_left, [run])
         if retried:
             reason = "task-retry" if item.reason == "intermittent-task" else "retry"
             facts.runs.append(new_run(item.run_id + 1, reason, resolved))

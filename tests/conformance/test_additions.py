@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
@@ -91,6 +92,33 @@ async def test_created_side_by_side(queue: Queue) -> None:
     assert codes == ["RequestConflict", "InputError", "unscheduled", "pending"]
     found = (await queue("BatchGetTaskStatuses", task_ids=list(tasks))).statuses
     assert ids(found) == [itself, fine]
+
+
+async def test_events_of_odd_texts(queue: Queue) -> None:
+    """Creation's events are dated by their own statement; what looks like the place of a date is none."""
+    tags = {"\x01": "a\x01b", "c": '"\x01"'}
+    status = await queue.create(tags=tags)
+    published = await queue.published()
+    for event in (published.one("task-defined"), published.one("task-pending")):
+        assert event.payload["task"]["tags"] == tags
+    (run,) = published.one("task-pending").payload["status"]["runs"]
+    assert datetime.fromisoformat(run["scheduled"]) == status.runs[0].scheduled.ToDatetime(UTC)
+
+
+async def test_graphs_that_make_one_group(queue: Queue) -> None:
+    """At once: whoever comes second finds it made, and both are counted."""
+    group = new_id()
+    calls = []
+    for _ in range(8):
+        first, second = new_ids(2)
+        tasks = [
+            {"task_id": first, "task": definition(task_group_id=group)},
+            {"task_id": second, "task": definition(task_group_id=group, dependencies=[first])},
+        ]
+        calls.append(queue("CreateTasks", tasks=tasks))
+    for response in await asyncio.gather(*calls):
+        assert [state(status) for status in response.statuses] == ["pending", "unscheduled"]
+    assert await queue.sql("select active from task_groups where task_group_id = $1", group) == [(16,)]
 
 
 async def test_two_last_resolutions_at_once(queue: Queue) -> None:

@@ -76,7 +76,7 @@ def _cases() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     return {
         "lock_tasks": (TRANSITIONS["lock_tasks"], (ids,)),
         "resolve_runs": (TRANSITIONS["resolve_runs"], (ids, zeros, completed, completed, nobody)),
-        "mark_resolved": (TRANSITIONS["mark_resolved"], (ids, completed)),
+        "mark_resolved": (TRANSITIONS["mark_resolved"], (ids, completed, True)),
         "insert_retries": (TRANSITIONS["insert_retries"], (ids, retried)),
         "release_dependents": (TRANSITIONS["release_dependents"], (ids, completed, 1000)),
         "close_groups": (TRANSITIONS["close_groups"], (ids,)),
@@ -93,6 +93,13 @@ def _cases() -> dict[str, tuple[Any, tuple[Any, ...]]]:
             CLAIMS["accept_runs"],
             (offered, zeros, streams, streams, streams, [NOW] * BATCH, [SOON] * BATCH),
         ),
+        "finish_runs": (
+            CLAIMS["finish_runs"],
+            (
+                *(offered, zeros, streams, streams, streams),
+                *([NOW] * BATCH, [SOON] * BATCH, completed, completed),
+            ),
+        ),
         "withdraw_offers": (CLAIMS["withdraw_offers"], (offered, streams)),
         "reclaim_runs": (CLAIMS["reclaim_runs"], (ids, zeros, streams, 1200.0)),
         "judge_reclaims": (CLAIMS["judge_reclaims"], (ids, zeros)),
@@ -102,6 +109,15 @@ def _cases() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "ensure_groups": (
             CREATION["ensure_groups"],
             ([f"group{i}" for i in range(BATCH)], ["-"] * BATCH, [SOON] * BATCH),
+        ),
+        "enter_groups": (
+            CREATION["enter_groups"],
+            (
+                [*(f"group{i}" for i in range(BATCH // 2)), *(f"new{i}" for i in range(BATCH // 2))],
+                ["-"] * BATCH,
+                [1] * BATCH,
+                [SOON] * BATCH,
+            ),
         ),
         "lock_dependencies": (CREATION["lock_dependencies"], (ids,)),
         "read_dependencies": (CREATION["read_dependencies"], (ids,)),
@@ -139,8 +155,10 @@ def test_every_hot_statement_is_guarded() -> None:
         "read_task_definitions": "one task at a time",
         "read_standing": "one task at a time",
         "insert_events": "reads nothing",
+        "insert_dated_events": "reads nothing",
         "insert_edges": "reads nothing",
         "insert_tasks": "reads task_groups behind the same fence as judge_tasks",
+        "insert_all_tasks": "guarded by its own test below, as it fails on empty tables",
         "lock_task": "one task at a time",
         "claim_run_by_name": "one task at a time",
         "resume_runs": "once for a stream that comes back",
@@ -164,3 +182,27 @@ def test_expired_claims_walk_their_index(connection: psycopg.Connection) -> None
         connection.execute(fill.encode())
     connection.execute("UPDATE runs SET taken_until = now() - interval '1 second' WHERE task_id < 'task101'")
     assert touched(guard.run(CLAIMS["expired_claims"], 10), "runs") <= 40
+
+
+def test_tasks_inserted_at_once_look_up_their_groups(connection: psycopg.Connection) -> None:
+    """Planned while there are no groups but their own, run among many."""
+    for table in TABLES:
+        connection.execute(f"ANALYZE {table}".encode())
+    columns = (
+        *([f"new{i}" for i in range(BATCH)], ["prov/q"] * BATCH, [f"group{i}" for i in range(1, BATCH + 1)]),
+        *(["-"] * BATCH, ["none"] * BATCH, [1] * BATCH, [SOON] * BATCH, [SOON] * BATCH),
+        *([5] * BATCH, ["all-completed"] * BATCH, [0] * BATCH, [b""] * BATCH, [""] * BATCH),
+    )
+    guard = Guard(connection, hot=True)
+    guard.prepare(CREATION["insert_all_tasks"])
+    with connection.transaction(force_rollback=True):
+        connection.execute(_FILL[2].encode())
+        guard.execute(CREATION["insert_all_tasks"], *columns)
+    for fill in _FILL:
+        connection.execute(fill.encode())
+    nodes = guard.execute(CREATION["insert_all_tasks"], *columns)
+    for table in TABLES:
+        assert touched(nodes, table) <= 8 * BATCH, f"{table} was walked"
+    assert all(node["Node Type"] != "Seq Scan" for node in nodes)
+    inserted = connection.execute("SELECT count(*) FROM runs WHERE task_id LIKE 'new%'").fetchone()
+    assert inserted == (BATCH,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -107,6 +108,49 @@ async def test_the_wait_ends_when_nothing_more_comes() -> None:
     await turns()
     assert runs.batches[-1] == [4]
     await batcher_again
+
+
+async def test_a_crowded_batcher_tries_for_twice_as_many() -> None:
+    runs = Runs(gated=True)
+    batcher: Batcher[int, int] = Batcher("x", runs, lanes=1, max_linger=FOREVER, max_pause=FOREVER)
+    calls = [asyncio.ensure_future(batcher.submit(n)) for n in range(2)]
+    await runs.batch_count(1)
+    calls += [asyncio.ensure_future(batcher.submit(n)) for n in (2, 3)]  # while the first two run
+    await turns()
+    runs.gate.set()
+    await runs.batch_count(2)
+    assert runs.batches == [[0, 1], [2, 3]]
+    calls += [asyncio.ensure_future(batcher.submit(n)) for n in (4, 5, 6)]
+    await turns()
+    assert batcher.waiting == 3
+    calls.append(asyncio.ensure_future(batcher.submit(7)))
+    await asyncio.gather(*calls)
+    assert runs.batches[2:] == [[4, 5, 6, 7]]
+
+
+async def test_a_batcher_that_tried_in_vain_leaves_it_for_longer_and_longer() -> None:
+    runs = Runs()
+    batcher: Batcher[int, int] = Batcher("x", runs, lanes=1, max_linger=FOREVER, max_pause=0.001)
+    for _ in range(3):
+        await asyncio.gather(*(batcher.submit(n) for n in range(2)))
+        assert batcher.wanted == 2  # nothing gathered behind it: more is not tried for
+
+    async def crowd() -> int:
+        """Two items run, two gather behind them; how many the next batch is to have."""
+        runs.gate.clear()
+        calls = [asyncio.ensure_future(batcher.submit(n)) for n in range(2)]
+        await runs.batch_count(len(runs.batches) + 1)
+        calls += [asyncio.ensure_future(batcher.submit(n)) for n in range(2)]
+        await turns()
+        runs.gate.set()
+        await asyncio.gather(*calls)
+        return batcher.wanted
+
+    wanted = [await crowd() for _ in range(24)]
+    tries = [n for n, size in enumerate(wanted) if size == 4]
+    gaps = [later - earlier for earlier, later in pairwise(tries)]
+    assert len(tries) > 2
+    assert gaps == sorted(gaps) and gaps[-1] > gaps[0]
 
 
 async def test_the_wait_ends_after_max_linger_though_items_keep_coming() -> None:

@@ -44,6 +44,29 @@ WHERE r.task_id = ANY ($1::text[]) AND r.state || '' = 'pending'
   )
 RETURNING r.task_id
 
+-- name: finish_runs
+-- accept_runs and resolve_runs in one, for runs that are still on offer to a stream which accepts and resolves
+-- them at once. $1 to $7 as accept_runs, ids in order; $8 states, $9 reasons. A run that is offered anew or
+-- taken back meanwhile is another row by then, and stays as it is. Returns the tasks of those that stood, and
+-- when their runs were resolved; the rest is known from the offers.
+UPDATE runs r
+SET state = i.state, reason_resolved = i.reason,
+    first_resolution = NOT t.ever_resolved AND NOT (
+        t.retries_left > 0 AND i.reason IN ('worker-shutdown', 'intermittent-task', 'claim-expired')),
+    worker_group = i.worker_group, worker_id = i.worker_id, started = i.started, claimed = i.started,
+    taken_until = i.taken_until, resolved = date_trunc('milliseconds', now()), offered_until = NULL
+FROM unnest($1::text[], $2::smallint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[],
+            $8::text[], $9::text[])
+     AS i (task_id, run_id, stream_id, worker_group, worker_id, started, taken_until, state, reason)
+CROSS JOIN LATERAL (
+    SELECT ctid AS row_id FROM runs
+    WHERE task_id = i.task_id AND run_id = i.run_id AND state || '' = 'pending' AND stream_id = i.stream_id
+    OFFSET 0
+) p
+CROSS JOIN LATERAL (SELECT ever_resolved, retries_left FROM tasks WHERE task_id = i.task_id OFFSET 0) t
+WHERE r.ctid = p.row_id
+RETURNING r.task_id, r.resolved
+
 -- name: withdraw_offers
 -- Takes back offers that will not be accepted; the runs are pending as if nothing had been.
 -- $1 task ids, $2 streams. Returns the queues.

@@ -62,6 +62,58 @@ WITH created AS (
 )
 SELECT task_id, date_trunc('milliseconds', now()) FROM created
 
+-- name: enter_groups
+-- Counts new tasks into their groups, and makes the groups that do not exist yet, as ensure_groups and
+-- count_into_groups do together. $1 group ids, each once, $2 scheduler ids, $3 numbers of new tasks,
+-- $4 latest expiries among them. Two that make one group at a time: the second fails, and goes the long way.
+WITH counted AS (
+    UPDATE task_groups g
+    SET (active, expires) = (
+            SELECT g.active + ($3::integer[])[x.n],
+                   CASE WHEN g.expires < ($4::timestamptz[])[x.n]
+                        THEN least(($4::timestamptz[])[x.n] + interval '1 hour', timestamptz '9999-12-31 23:59:59.999+00')
+                        ELSE g.expires END
+            FROM (SELECT array_position($1::text[], g.task_group_id) AS n OFFSET 0) x
+        )
+    WHERE g.task_group_id = ANY ($1::text[])
+    RETURNING g.task_group_id
+)
+INSERT INTO task_groups (task_group_id, scheduler_id, expires, active)
+SELECT i.task_group_id, i.scheduler_id, least(i.expires + interval '1 hour', timestamptz '9999-12-31 23:59:59.999+00'),
+       i.n + (SELECT count(*) FROM tasks t WHERE t.task_group_id = i.task_group_id AND NOT t.ever_resolved)
+FROM unnest($1::text[], $2::text[], $3::integer[], $4::timestamptz[]) AS i (task_group_id, scheduler_id, n, expires)
+WHERE i.task_group_id NOT IN (SELECT task_group_id FROM counted)
+
+-- name: insert_all_tasks
+-- As insert_tasks, or fails: by the key if an id is taken, by a division by zero if a group does not admit
+-- its task (a constraint would log the row). Follows enter_groups, which holds the groups. Returns now.
+WITH created AS (
+    INSERT INTO tasks (task_id, task_queue_id, task_group_id, scheduler_id, project_id, priority, deadline,
+                       expires, retries, retries_left, last_run, resolved, ever_resolved, blockers, requires,
+                       definition, frame)
+    SELECT CASE WHEN g.scheduler_id = i.scheduler_id AND g.sealed IS NULL THEN i.task_id
+                ELSE (1 / (i.ord - i.ord))::text END,
+           i.task_queue_id, i.task_group_id, i.scheduler_id, i.project_id, i.priority, i.deadline,
+           i.expires, i.retries, i.retries, CASE WHEN i.blockers = 0 THEN 0 ELSE -1 END, false, false,
+           i.blockers, i.requires, i.definition, i.frame
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[],
+                $7::timestamptz[], $8::timestamptz[], $9::smallint[], $10::text[], $11::integer[],
+                $12::bytea[], $13::text[])
+         WITH ORDINALITY AS i (task_id, task_queue_id, task_group_id, scheduler_id, project_id, priority,
+                               deadline, expires, retries, requires, blockers, definition, frame, ord)
+    LEFT JOIN LATERAL (
+        SELECT scheduler_id, sealed FROM task_groups WHERE task_group_id = i.task_group_id OFFSET 0
+    ) g ON true
+    ORDER BY i.ord
+    RETURNING task_id, task_queue_id, priority, deadline, last_run
+), started AS (
+    INSERT INTO runs (task_id, run_id, task_queue_id, state, priority, deadline, reason_created, scheduled)
+    SELECT task_id, 0, task_queue_id, 'pending', priority, deadline, 'scheduled',
+           date_trunc('milliseconds', now())
+    FROM created WHERE last_run = 0
+)
+SELECT date_trunc('milliseconds', now())
+
 -- name: judge_tasks
 -- What stands against tasks that were not inserted. $1 ids, $2 group ids, $3 scheduler ids.
 -- Returns for each: ordinal, group has that scheduler, group is sealed, definition and current

@@ -44,7 +44,8 @@ RETURNING r.task_id, r.reason_created, r.worker_group, r.worker_id, r.taken_unti
 
 -- name: mark_resolved
 -- Follows resolve_runs: notes on the tasks what it did, using up a retry where the reason allows one.
--- $1 task ids, $2 reasons. Returns task, queue, frame, priority, retries left, last run now.
+-- $1 task ids, $2 reasons, $3 whether the frames are wanted. Returns task, queue, frame (null if not
+-- wanted), priority, retries left, last run now.
 UPDATE tasks t
 SET (resolved, ever_resolved, last_run, retries_left) = (
         SELECT NOT x.retried, t.ever_resolved OR NOT x.retried, t.last_run + x.retried::integer,
@@ -60,7 +61,8 @@ WHERE t.task_id = ANY ($1::text[])
     SELECT FROM runs r
     WHERE r.task_id = t.task_id AND r.run_id = t.last_run AND r.xmin = pg_current_xact_id()::xid OFFSET 0
   )
-RETURNING t.task_id, t.task_queue_id, t.frame, t.priority, t.retries_left, t.last_run
+RETURNING t.task_id, t.task_queue_id, CASE WHEN $3::boolean THEN t.frame END, t.priority, t.retries_left,
+          t.last_run
 
 -- name: insert_retries
 -- Follows mark_resolved: adds the pending runs for which it used up a retry. $1 task ids, $2 reasons.
@@ -263,3 +265,10 @@ SELECT task_id, definition, priority FROM tasks WHERE task_id = ANY ($1::text[])
 -- name: insert_events
 -- Writes a transaction's events, one row for all of them. $1 JSON list.
 INSERT INTO outbox (events) VALUES ($1::text)
+
+-- name: insert_dated_events
+-- The same for events that do not know the time yet: the character U+0001, which JSON cannot hold as it
+-- is, stands where it belongs. $1 JSON list, nearly.
+INSERT INTO outbox (events)
+VALUES (replace($1::text, chr(1), to_char(date_trunc('milliseconds', now()) AT TIME ZONE 'UTC',
+                                          'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))
