@@ -35,6 +35,9 @@ from tcqueue.v1.task_pb2 import CreateTasksRequest, TaskState, TaskStatus
 
 _QUEUE = "demo/build"
 _GROUP = "demo"
+#: How long the demo's folder is tried to be removed.
+_REMOVAL_S = 10.0
+
 #: The task whose worker is killed: it takes a few seconds and nothing waits for it but the summary.
 _VICTIM = "unit-domain"
 _SUMMARY = "summary"
@@ -76,11 +79,22 @@ def demo(workers: int, kill: bool, keep: bool, timeout: float, repository: Path 
         succeeded = asyncio.run(_Demo(root, folder, workers, kill).run(timeout))
     finally:
         if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
     if keep:
         click.echo(f"everything is in {folder}")
     if not succeeded:
         sys.exit(1)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder in which what was killed may be dying still, and writing."""
+    end = time.monotonic() + _REMOVAL_S
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() > end:
+            return
+        if folder.exists():
+            time.sleep(0.05)
 
 
 class _Demo:
