@@ -197,6 +197,16 @@ def _error() -> Json:
                 },
                 "required": ["method", "params", "payload", "time"],
             },
+            "error": {
+                "type": "array",
+                "description": "Of the scheduler: each thing that is wrong, with its facts.",
+                "items": {
+                    "type": "object",
+                    "properties": {"message": {"type": "string"}, "error": {"type": "object"}},
+                    "required": ["message", "error"],
+                    "additionalProperties": False,
+                },
+            },
         },
         "required": ["code", "message", "requestInfo"],
         "additionalProperties": False,
