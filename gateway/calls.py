@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -144,7 +145,16 @@ class HttpCall:
         ]
         if isinstance(error, AuthenticationFailed):
             extra = _WWW_AUTHENTICATE
-        return error.http_status, writing.to_bytes(body, indent=True), extra
+        return error.http_status, _told(body), extra
+
+
+def _told(body: Any) -> bytes:
+    """An error's body as JSON text, whatever the request that it repeats holds."""
+    try:
+        return writing.to_bytes(body, indent=True)
+    except TypeError:
+        # Half of a surrogate pair can be read, and written only as the escape that it came as.
+        return json.dumps(body, indent=2).encode()
 
 
 def _headers(response: Message, rule: HttpRule) -> list[replies.Header]:

@@ -503,3 +503,13 @@ async def test_pages(queue: Queue) -> None:
     assert _code(await _send(queue, "GET", f"{path}?continuationToken=%25%25")) == (400, "InputError")
     garbage = await _send(queue, "GET", f"{API}/task-queues/prov%2Fq0/pending?continuationToken=%25%25")
     assert (garbage.status_code, garbage.json()) == (200, {"tasks": []})
+
+
+@pytest.mark.parametrize("path", [f"{API}/task-queues", "/v1/task/nonsense", f"{API}/task/nonsense"])
+async def test_half_of_a_surrogate_pair_comes_back(queue: Queue, path: str) -> None:
+    """What an error repeats of a request may be text that is no Unicode."""
+    verb = "GET" if path.endswith("queues") else "PUT"
+    door = _http(queue)
+    answer = await door.client.request(verb, path, content=b'{"\\ud800": "\\udfff"}', headers=JSON)
+    assert answer.status_code in (400, 403)
+    assert answer.json()["requestInfo"]["payload"] == {"\ud800": "\udfff"}
