@@ -88,7 +88,7 @@ bench: $(VENV)/.dev ## Measure speed and memory (15 minutes); writes bench/lates
 	$(PY) -m bench $(ARGS)
 
 .PHONY: bench-quick
-bench-quick: $(VENV)/.dev ## The same in two minutes, roughly
+bench-quick: $(VENV)/.dev ## The same within two minutes, without artifacts and the relay
 	$(PY) -m bench --quick $(ARGS)
 
 .PHONY: lock
