@@ -11,10 +11,9 @@ from tcqueue.v1.task_pb2 import TaskDefinition
 
 _TASKS = """
 INSERT INTO tasks (task_id, task_queue_id, task_group_id, scheduler_id, project_id, priority, deadline,
-                   expires, retries, retries_left, last_run, resolved, ever_resolved, blockers, requires,
-                   definition, frame)
+                   expires, retries, retries_left, last_run, blockers, requires, definition, frame)
 SELECT id, %(queue)s, id, 'bench', 'none', 1, now() + interval '1 hour',
-       now() + interval '1 day', 5, 5, 0, false, false, 0, 'all-completed',
+       now() + interval '1 day', 5, 5, 0, 0, 'all-completed',
        %(definition)s, replace(%(frame)s, %(sample)s, id)
 FROM (
     SELECT translate(left(encode(uuid_send(gen_random_uuid()), 'base64'), 21) || 'A', '+/', '-_') AS id

@@ -14,6 +14,7 @@ import (
 	"math"
 	mathrand "math/rand"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,7 +27,8 @@ import (
 const service = "/tcqueue.v1.Queue/"
 
 // Options of a mode, as the Python side passes them. Seconds is how long to measure, after two more of
-// warming up; Definition is a serialized TaskDefinition without a group.
+// warming up; Definition is a serialized TaskDefinition without a group; WorkMs is how long a worker keeps
+// a run between accepting and resolving it, 0 for not at all.
 type Options struct {
 	Address       string  `json:"address"`
 	Queue         string  `json:"queue"`
@@ -38,6 +40,7 @@ type Options struct {
 	Callers       int     `json:"callers"`
 	Seconds       float64 `json:"seconds"`
 	Count         int     `json:"count"`
+	WorkMs        float64 `json:"work_ms"`
 }
 
 // raw passes messages through as bytes.
@@ -106,16 +109,28 @@ func next(stream grpc.ClientStream) (protowire.Number, [][]byte) {
 	return kind, ids
 }
 
-// finish accepts and completes run 0 of each task.
-func finish(stream grpc.ClientStream, ids [][]byte) {
-	var accepts, resolutions []byte
+// accept takes on run 0 of each task.
+func accept(stream grpc.ClientStream, ids [][]byte) {
+	var accepts []byte
 	for _, id := range ids {
-		run := field(1, id)
-		accepts = append(accepts, field(1, run)...)
-		resolutions = append(resolutions, field(1, append(run, 0x18, 0x01))...)
+		accepts = append(accepts, field(1, field(1, id))...)
 	}
 	send(stream, field(2, accepts))
+}
+
+// resolve completes run 0 of each task.
+func resolve(stream grpc.ClientStream, ids [][]byte) {
+	var resolutions []byte
+	for _, id := range ids {
+		resolutions = append(resolutions, field(1, append(field(1, id), 0x18, 0x01))...)
+	}
 	send(stream, field(4, resolutions))
+}
+
+// finish accepts and completes run 0 of each task.
+func finish(stream grpc.ClientStream, ids [][]byte) {
+	accept(stream, ids)
+	resolve(stream, ids)
 }
 
 // lives measures whole lives per second: created (one by one, or as graphs of Batch), claimed on
@@ -129,10 +144,20 @@ func (d *driver) lives() any {
 	for worker := range d.Workers {
 		go func() {
 			stream := d.stream(fmt.Sprintf("w%d", worker), d.Slots)
+			var sending sync.Mutex // resolutions that come after some work are sent from timers
 			for {
 				kind, ids := next(stream)
-				if kind == 1 {
+				if kind == 1 && d.WorkMs == 0 {
 					finish(stream, ids)
+				} else if kind == 1 {
+					sending.Lock()
+					accept(stream, ids)
+					sending.Unlock()
+					time.AfterFunc(time.Duration(d.WorkMs*float64(time.Millisecond)), func() {
+						sending.Lock()
+						defer sending.Unlock()
+						resolve(stream, ids)
+					})
 				} else if kind == 4 {
 					resolved.Add(int64(len(ids)))
 					for range ids {

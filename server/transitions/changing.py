@@ -56,13 +56,16 @@ async def _change(
         and offer.stream_id == item.guard
     }
     to_accept = [offer for offer in offers if offer.facts.task_id not in at_once]
-    ids = list({*by_task, *(item.task_id for item in resolves)})
-    statements: list[Statement] = [(TRANSITIONS["lock_tasks"], (ids,))]
     resolutions = Resolutions(resolves, machine.settings, at_once)
+    statements: list[Statement] = []
+    if resolves:
+        statements.append((TRANSITIONS["lock_tasks"], ([item.task_id for item in resolves],)))
     if to_accept:
+        # These change nothing but their run's row, like the claims of unary callers; its lock is enough.
         statements.append(accept_statement(to_accept))
     statements += resolutions.statements()
-    _, *results = await tx.pipeline(statements)
+    results = await tx.pipeline(statements)
+    results = results[1:] if resolves else results
     accepts = {row[0] for row in results.pop(0)} if to_accept else set()
     effects = Effects()
     ends = Effects()

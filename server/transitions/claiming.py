@@ -115,7 +115,7 @@ async def _complete(machine: Machine, offers: Sequence[Offered]) -> None:
 
 
 def accept_statement(offers: Sequence[Offered]) -> Statement:
-    """Makes offered runs running; each task at most once. Follows lock_tasks."""
+    """Makes offered runs running; each task at most once."""
     return CLAIMS["accept_runs"], accept_columns(offers)
 
 

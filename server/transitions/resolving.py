@@ -8,12 +8,11 @@ from datetime import datetime
 from types import MappingProxyType
 
 from server.config import Settings
-from server.domain import frames
 from server.errors import QueueError, RequestConflict, ResourceNotFound
 from server.store.database import Statement, Transaction
 from server.transitions import graphs, messages
 from server.transitions.claiming import Offered, accept_columns
-from server.transitions.facts import RunFacts, TaskFacts, new_run
+from server.transitions.facts import RunFacts, TaskFacts, collect, new_run
 from server.transitions.machine import (
     CLAIMS,
     TRANSITIONS,
@@ -98,14 +97,15 @@ class Resolutions:
             return []
         states = [item.state for item in self._items]
         reasons = [item.reason for item in self._items]
-        statements: list[Statement] = [
-            *self._resolving(),
-            (TRANSITIONS["mark_resolved"], (self._ids, reasons, len(self._offers) < len(self._items))),
+        statements = self._resolving()
+        if RETRIED_REASONS.intersection(reasons):
+            statements.append((TRANSITIONS["retry_runs"], (self._ids, reasons)))
+        if held := [item.task_id for item in self._items if item.task_id not in self._offers]:
+            statements.append((TRANSITIONS["read_tasks"], (held,)))
+        statements += [
             (TRANSITIONS["release_dependents"], (self._ids, states, self._page)),
             (TRANSITIONS["close_groups"], (self._ids,)),
         ]
-        if RETRIED_REASONS.intersection(reasons):
-            statements.append((TRANSITIONS["insert_retries"], (self._ids, reasons)))
         return statements
 
     def _resolving(self) -> list[Statement]:
@@ -128,29 +128,41 @@ class Resolutions:
         if not self._items:
             return []
         rest = iter(results)
+        held = len(self._offers) < len(self._items)
         ended: dict[str, Row] = {}
-        if len(self._offers) < len(self._items):
+        tasks: dict[str, TaskFacts] = {}
+        if held:
             ended.update({row[0]: row for row in next(rest)})
         if self._offers:
-            finished = {task_id: _finished(self._offers[task_id], at) for task_id, at in next(rest)}
-            self.accepted.update(finished)
-            ended.update(finished)
-        marked, dependents, groups, *_ = rest
-        changed: dict[str, Row] = {row[0]: row for row in marked}
+            for task_id, resolved, rank in next(rest):
+                offer = self._offers[task_id]
+                ended[task_id] = _finished(offer, resolved)
+                tasks[task_id] = offer.facts
+                offer.facts.priority = rank
+                self.accepted.add(task_id)
+        retried: dict[str, int] = {}
+        if RETRIED_REASONS.intersection([item.reason for item in self._items]):
+            retried.update(next(rest))
+        if held:
+            tasks.update(collect(next(rest), ()))
+        dependents, groups = rest
         standing: dict[int, Row] = {}
-        if len(changed) < len(self._items):
+        if len(ended) < len(self._items):
             (unchanged,) = await tx.pipeline([(TRANSITIONS["read_unresolved"], (self._ids, self._runs))])
             standing = {row[0] - 1: row for row in unchanged}
         # A first run that was just resolved is all there is; for later runs and repeats, read the history.
-        later = [i.task_id for i in self._items if i.run_id > 0 or i.task_id not in changed]
+        later = [i.task_id for i in self._items if i.run_id > 0 or i.task_id not in ended]
         whole = await read_facts(tx, later) if later else {}
         outcomes: list[TaskFacts | QueueError] = []
         mark = graphs.mark(self._scheduler_id)
         in_graphs: list[TaskFacts] = []
         for i, item in enumerate(self._items):
             task_id = item.task_id
-            if task_id in changed:
-                facts = _resolved(item, changed[task_id], ended[task_id], whole.get(task_id), effects)
+            if task_id in ended:
+                facts = whole.get(task_id) or _first_run(
+                    item, tasks[task_id], ended[task_id], retried.get(task_id)
+                )
+                _tell(item, facts, ended[task_id], effects, retried=task_id in retried)
                 outcomes.append(facts)
                 if mark in facts.frame.key_tail:
                     in_graphs.append(facts)
@@ -164,7 +176,7 @@ class Resolutions:
 
 
 def _finished(offer: Offered, resolved: datetime) -> Row:
-    """What resolve_runs would return for a run that was accepted and resolved at once, and the frame."""
+    """What resolve_runs would return for a run that was accepted and resolved at once."""
     run = offer.run()
     return (
         offer.facts.task_id,
@@ -176,40 +188,43 @@ def _finished(offer: Offered, resolved: datetime) -> Row:
         offer.started,
         resolved,
         offer.stream_id,
-        offer.facts.frame,
     )
 
 
-def _resolved(item: Resolve, marked: Row, ended: Row, facts: TaskFacts | None, effects: Effects) -> TaskFacts:
-    """A run that this transaction resolved."""
-    _, queue_id, frame, rank, retries_left, last_run = marked
-    _, created, group, worker, taken_until, scheduled, started, resolved, stream_id, *known = ended
-    retried = last_run > item.run_id
-    if facts is None:
-        run = RunFacts(
-            item.run_id,
-            item.state,
-            created,
-            item.reason,
-            group,
-            worker,
-            taken_until,
-            scheduled,
-            started,
-            resolved,
-        )
-        parts = known[0] if known else frames.split(frame)
-        facts = TaskFacts(item.task_id, queue_id, parts, rank, retries_left, [run])
-        if retried:
-            reason = "task-retry" if item.reason == "intermittent-task" else "retry"
-            facts.runs.append(new_run(item.run_id + 1, reason, resolved))
+def _first_run(item: Resolve, task: TaskFacts, ended: Row, retries_left: int | None) -> TaskFacts:
+    """The facts of a task whose first run was just resolved; `task` tells all but the runs. With retries left
+    after it, the run was retried."""
+    _, created, group, worker, taken_until, scheduled, started, resolved, _ = ended
+    run = RunFacts(
+        item.run_id,
+        item.state,
+        created,
+        item.reason,
+        group,
+        worker,
+        taken_until,
+        scheduled,
+        started,
+        resolved,
+    )
+    runs = [run]
+    if retries_left is None:
+        retries_left = task.retries_left
+    else:
+        reason = "task-retry" if item.reason == "intermittent-task" else "retry"
+        runs.append(new_run(item.run_id + 1, reason, resolved))
+    return TaskFacts(task.task_id, task.task_queue_id, task.frame, task.priority, retries_left, runs)
+
+
+def _tell(item: Resolve, facts: TaskFacts, ended: Row, effects: Effects, *, retried: bool) -> None:
+    """The effects of a resolution made by this transaction."""
+    stream_id = ended[-1]
     _publish(item, facts, effects)
     if retried:
-        effects.queues.add(queue_id)
+        effects.queues.add(facts.task_queue_id)
     if stream_id is not None and stream_id != item.guard:
         reason = "claim-expired" if item.guard == EXPIRED else "resolved-elsewhere"
         effects.revoke(stream_id, item.task_id, item.run_id, reason)
-    return facts
 
 
 def _judge(

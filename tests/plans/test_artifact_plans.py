@@ -25,7 +25,7 @@ _FILL = (
     """
     INSERT INTO tasks
     SELECT 'task' || i, 'prov/q', 'group' || i, '-', 'none', 1, now() + interval '1 day',
-           now() + interval '1 year', 5, 5, 0, false, false, 0, 'all-completed', '\\x00', ''
+           now() + interval '1 year', 5, 5, 0, 0, 'all-completed', '\\x00', ''
     FROM generate_series(1, 500) i
     """,
     """

@@ -23,7 +23,7 @@ _FILL = (
     """
     INSERT INTO tasks
     SELECT 'task' || i || '.' || j, 'prov/q', 'graph' || i, 's', 'none', 1, now() + interval '1 day',
-           now() + interval '1 year', 5, 5, 0, true, true, 0, 'all-completed', '\\x00', ''
+           now() + interval '1 year', 5, 5, 0, 0, 'all-completed', '\\x00', ''
     FROM generate_series(1, 300) i, generate_series(1, 10) j
     """,
     """

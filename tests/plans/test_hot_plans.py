@@ -14,11 +14,12 @@ import psycopg
 import pytest
 
 from server.store.statements import load
-from tests.plans.explaining import Guard, touched
+from tests.plans.explaining import Guard, assert_by_index, touched
 
 TRANSITIONS = load("transitions")
 CLAIMS = load("claims")
 CREATION = load("creation")
+LOOPS = load("loops")
 
 ROWS = 3000
 BATCH = 20
@@ -30,7 +31,7 @@ _FILL = (
     """
     INSERT INTO tasks
     SELECT 'task' || i, 'prov/q', 'group' || i, '-', 'none', 1, now() + interval '1 day',
-           now() + interval '1 year', 5, 5, 0, false, false, 0, 'all-completed', '\\x00', ''
+           now() + interval '1 year', 5, 5, 0, 0, 'all-completed', '\\x00', ''
     FROM generate_series(1, 3000) i
     """,
     """
@@ -76,8 +77,7 @@ def _cases() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     return {
         "lock_tasks": (TRANSITIONS["lock_tasks"], (ids,)),
         "resolve_runs": (TRANSITIONS["resolve_runs"], (ids, zeros, completed, completed, nobody)),
-        "mark_resolved": (TRANSITIONS["mark_resolved"], (ids, completed, True)),
-        "insert_retries": (TRANSITIONS["insert_retries"], (ids, retried)),
+        "retry_runs": (TRANSITIONS["retry_runs"], (ids, retried)),
         "release_dependents": (TRANSITIONS["release_dependents"], (ids, completed, 1000)),
         "close_groups": (TRANSITIONS["close_groups"], (ids,)),
         "end_tasks": (TRANSITIONS["end_tasks"], (ids, "canceled", 60.0)),
@@ -182,6 +182,23 @@ def test_expired_claims_walk_their_index(connection: psycopg.Connection) -> None
         connection.execute(fill.encode())
     connection.execute("UPDATE runs SET taken_until = now() - interval '1 second' WHERE task_id < 'task101'")
     assert touched(guard.run(CLAIMS["expired_claims"], 10), "runs") <= 40
+
+
+def test_overdue_tasks_walk_their_indexes(connection: psycopg.Connection) -> None:
+    """The deadline loop reads what is overdue and open, not what ended or has time left."""
+    guard = Guard(connection, hot=False)
+    for table in TABLES:
+        connection.execute(f"ANALYZE {table}".encode())
+    for fill in _FILL:
+        connection.execute(fill.encode())
+    connection.execute("UPDATE runs SET deadline = now() WHERE task_id < 'task15'")
+    connection.execute("UPDATE runs SET state = 'completed' WHERE task_id < 'task14'")
+    connection.execute("UPDATE tasks SET last_run = -1 WHERE task_id > 'task29'")
+    connection.execute("UPDATE tasks SET deadline = now() WHERE task_id > 'task299'")
+    nodes = guard.run(LOOPS["overdue_tasks"], 0.0, 10)
+    assert_by_index(nodes, "runs", "runs_by_deadline")
+    assert_by_index(nodes, "tasks", "tasks_unscheduled")
+    assert touched(nodes, "runs") + touched(nodes, "tasks") <= 20
 
 
 def test_tasks_inserted_at_once_look_up_their_groups(connection: psycopg.Connection) -> None:

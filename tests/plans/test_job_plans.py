@@ -22,7 +22,7 @@ _FILL = (
     """
     INSERT INTO tasks
     SELECT 'task' || i, 'prov/q' || i % 2, 'task' || i, 'jobqueue', 'none', 1, now() + interval '1 day',
-           now() + interval '1 year', 0, 0, 0, i > 40, i > 40, 0, 'all-completed', '\\x00', ''
+           now() + interval '1 year', 0, 0, 0, 0, 'all-completed', '\\x00', ''
     FROM generate_series(1, 4000) i
     """,
     """

@@ -43,9 +43,7 @@ async def change(server: Instance, *items: Change) -> Sequence[Any]:
 async def written(server: Instance, task_id: str) -> tuple[Any, Any, list[tuple[str, Any]]]:
     """What a task's runs, its row and its events say, but for when."""
     runs = await server.rows(f"select {_COLUMNS} from runs where task_id = $1 order by run_id", task_id)
-    task = await server.rows(
-        "select last_run, resolved, ever_resolved, retries_left from tasks where task_id = $1", task_id
-    )
+    task = await server.rows("select last_run, retries_left from tasks where task_id = $1", task_id)
     events = []
     for (text,) in await server.rows("select events from outbox order by id"):
         for event in orjson.loads(text):

@@ -69,9 +69,10 @@ async def test_canceled_with_its_group(scene: Scene) -> None:
 
 
 async def test_deadline_exceeded(scene: Scene) -> None:
-    await scene.other.rows(
-        "update tasks set deadline = now() - interval '1 s' where task_id = $1", scene.task_id
-    )
+    for table in ("tasks", "runs"):
+        await scene.other.rows(
+            f"update {table} set deadline = now() - interval '1 s' where task_id = $1", scene.task_id
+        )
     assert await scene.other.exceed_deadlines() == 1
     await scene.lost(RevocationReason.REVOCATION_REASON_DEADLINE_EXCEEDED)
 

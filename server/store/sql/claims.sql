@@ -47,12 +47,17 @@ RETURNING r.task_id
 -- name: finish_runs
 -- accept_runs and resolve_runs in one, for runs that are still on offer to a stream which accepts and resolves
 -- them at once. $1 to $7 as accept_runs, ids in order; $8 states, $9 reasons. A run that is offered anew or
--- taken back meanwhile is another row by then, and stays as it is. Returns the tasks of those that stood, and
--- when their runs were resolved; the rest is known from the offers.
+-- taken back meanwhile is another row by then, and stays as it is. Returns the tasks of those that stood, when
+-- their runs were resolved, and their priority, which may have changed; the rest is known from the offers.
 UPDATE runs r
 SET state = i.state, reason_resolved = i.reason,
-    first_resolution = NOT t.ever_resolved AND NOT (
-        t.retries_left > 0 AND i.reason IN ('worker-shutdown', 'intermittent-task', 'claim-expired')),
+    first_resolution = CASE
+        WHEN i.reason IN ('worker-shutdown', 'intermittent-task', 'claim-expired')
+             AND (SELECT t.retries_left > 0 FROM tasks t WHERE t.task_id = r.task_id) THEN false
+        WHEN r.run_id = 0 THEN true
+        ELSE NOT EXISTS (
+            SELECT FROM runs e WHERE e.task_id = r.task_id AND e.run_id < r.run_id AND e.first_resolution)
+    END,
     worker_group = i.worker_group, worker_id = i.worker_id, started = i.started, claimed = i.started,
     taken_until = i.taken_until, resolved = date_trunc('milliseconds', now()), offered_until = NULL
 FROM unnest($1::text[], $2::smallint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[],
@@ -63,9 +68,8 @@ CROSS JOIN LATERAL (
     WHERE task_id = i.task_id AND run_id = i.run_id AND state || '' = 'pending' AND stream_id = i.stream_id
     OFFSET 0
 ) p
-CROSS JOIN LATERAL (SELECT ever_resolved, retries_left FROM tasks WHERE task_id = i.task_id OFFSET 0) t
 WHERE r.ctid = p.row_id
-RETURNING r.task_id, r.resolved
+RETURNING r.task_id, r.resolved, r.priority
 
 -- name: withdraw_offers
 -- Takes back offers that will not be accepted; the runs are pending as if nothing had been.

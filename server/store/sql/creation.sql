@@ -5,7 +5,9 @@
 -- group outlives the calendar: later dates could not be read back.
 INSERT INTO task_groups (task_group_id, scheduler_id, expires, active)
 SELECT n.task_group_id, n.scheduler_id, least(n.expires + interval '1 hour', timestamptz '9999-12-31 23:59:59.999+00'),
-       (SELECT count(*) FROM tasks t WHERE t.task_group_id = n.task_group_id AND NOT t.ever_resolved)
+       (SELECT count(*) FROM tasks t
+        WHERE t.task_group_id = n.task_group_id
+          AND NOT EXISTS (SELECT FROM runs r WHERE r.task_id = t.task_id AND r.first_resolution OFFSET 0))
 FROM (
     SELECT DISTINCT ON (i.task_group_id) i.task_group_id, i.scheduler_id, i.expires
     FROM unnest($1::text[], $2::text[], $3::timestamptz[])
@@ -37,10 +39,9 @@ WHERE t.task_id = ANY ($1::text[])
 -- Returns the id of each inserted task, and now; `judge_tasks` tells why another was not.
 WITH created AS (
     INSERT INTO tasks (task_id, task_queue_id, task_group_id, scheduler_id, project_id, priority, deadline,
-                       expires, retries, retries_left, last_run, resolved, ever_resolved, blockers, requires,
-                       definition, frame)
+                       expires, retries, retries_left, last_run, blockers, requires, definition, frame)
     SELECT i.task_id, i.task_queue_id, i.task_group_id, i.scheduler_id, i.project_id, i.priority, i.deadline,
-           i.expires, i.retries, i.retries, CASE WHEN i.blockers = 0 THEN 0 ELSE -1 END, false, false,
+           i.expires, i.retries, i.retries, CASE WHEN i.blockers = 0 THEN 0 ELSE -1 END,
            i.blockers, i.requires, i.definition, i.frame
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[],
                 $7::timestamptz[], $8::timestamptz[], $9::smallint[], $10::text[], $11::integer[],
@@ -80,7 +81,9 @@ WITH counted AS (
 )
 INSERT INTO task_groups (task_group_id, scheduler_id, expires, active)
 SELECT i.task_group_id, i.scheduler_id, least(i.expires + interval '1 hour', timestamptz '9999-12-31 23:59:59.999+00'),
-       i.n + (SELECT count(*) FROM tasks t WHERE t.task_group_id = i.task_group_id AND NOT t.ever_resolved)
+       i.n + (SELECT count(*) FROM tasks t
+              WHERE t.task_group_id = i.task_group_id
+                AND NOT EXISTS (SELECT FROM runs r WHERE r.task_id = t.task_id AND r.first_resolution OFFSET 0))
 FROM unnest($1::text[], $2::text[], $3::integer[], $4::timestamptz[]) AS i (task_group_id, scheduler_id, n, expires)
 WHERE i.task_group_id NOT IN (SELECT task_group_id FROM counted)
 
@@ -89,12 +92,11 @@ WHERE i.task_group_id NOT IN (SELECT task_group_id FROM counted)
 -- its task (a constraint would log the row). Follows enter_groups, which holds the groups. Returns now.
 WITH created AS (
     INSERT INTO tasks (task_id, task_queue_id, task_group_id, scheduler_id, project_id, priority, deadline,
-                       expires, retries, retries_left, last_run, resolved, ever_resolved, blockers, requires,
-                       definition, frame)
+                       expires, retries, retries_left, last_run, blockers, requires, definition, frame)
     SELECT CASE WHEN g.scheduler_id = i.scheduler_id AND g.sealed IS NULL THEN i.task_id
                 ELSE (1 / (i.ord - i.ord))::text END,
            i.task_queue_id, i.task_group_id, i.scheduler_id, i.project_id, i.priority, i.deadline,
-           i.expires, i.retries, i.retries, CASE WHEN i.blockers = 0 THEN 0 ELSE -1 END, false, false,
+           i.expires, i.retries, i.retries, CASE WHEN i.blockers = 0 THEN 0 ELSE -1 END,
            i.blockers, i.requires, i.definition, i.frame
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[],
                 $7::timestamptz[], $8::timestamptz[], $9::smallint[], $10::text[], $11::integer[],

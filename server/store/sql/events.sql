@@ -95,7 +95,8 @@ FROM event_log_horizon h, LATERAL (
 -- Everything of tasks that their statuses show, at one moment. $1 task ids.
 -- Returns a row for each run, or one with nulls for none: task id, queue, frame, priority, retries
 -- left, ever resolved, and the run.
-SELECT t.task_id, t.task_queue_id, t.frame, t.priority, t.retries_left, t.ever_resolved,
+SELECT t.task_id, t.task_queue_id, t.frame, t.priority, t.retries_left,
+       coalesce(bool_or(r.first_resolution) OVER (PARTITION BY t.task_id), false),
        r.run_id, r.state, r.reason_created, r.reason_resolved, r.worker_group, r.worker_id, r.taken_until,
        r.scheduled, r.started, r.resolved
 FROM tasks t LEFT JOIN runs r ON r.task_id = t.task_id
@@ -104,11 +105,12 @@ ORDER BY t.task_id, r.run_id
 
 -- name: read_group_statuses
 -- The same for the tasks of a group, in id order. $1 group, $2 after this task, $3 tasks at most.
-SELECT t.task_id, t.task_queue_id, t.frame, t.priority, t.retries_left, t.ever_resolved,
+SELECT t.task_id, t.task_queue_id, t.frame, t.priority, t.retries_left,
+       coalesce(bool_or(r.first_resolution) OVER (PARTITION BY t.task_id), false),
        r.run_id, r.state, r.reason_created, r.reason_resolved, r.worker_group, r.worker_id, r.taken_until,
        r.scheduled, r.started, r.resolved
 FROM (
-    SELECT task_id, task_queue_id, frame, priority, retries_left, ever_resolved FROM tasks
+    SELECT task_id, task_queue_id, frame, priority, retries_left FROM tasks
     WHERE task_group_id = $1::text AND task_id > $2::text
     ORDER BY task_id LIMIT $3::integer
 ) t LEFT JOIN runs r ON r.task_id = t.task_id

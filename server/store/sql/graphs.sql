@@ -66,8 +66,11 @@ WHERE g.task_graph_id = $1::text
 UPDATE task_graph_nodes n SET reruns_left = n.reruns_left - 1
 WHERE n.task_id = ANY ($1::text[]) AND n.reruns_left > 0
   AND EXISTS (
-    SELECT FROM tasks t
-    WHERE t.task_id = n.task_id AND t.resolved AND t.last_run < 49 AND t.deadline >= now() OFFSET 0
+    SELECT FROM tasks t CROSS JOIN LATERAL (
+        SELECT state FROM runs WHERE task_id = t.task_id AND run_id = t.last_run OFFSET 0
+    ) r
+    WHERE t.task_id = n.task_id AND r.state NOT IN ('pending', 'running') AND t.last_run < 49
+      AND t.deadline >= now() OFFSET 0
   )
 RETURNING n.task_id
 

@@ -1,7 +1,14 @@
 -- name: overdue_tasks
 -- Unresolved tasks past their deadline by $1 seconds, longest overdue first. $2 how many.
-SELECT task_id FROM tasks
-WHERE NOT resolved AND deadline <= now() - make_interval(secs => $1::double precision)
+SELECT task_id FROM (
+    (SELECT task_id, deadline FROM runs
+     WHERE state IN ('pending', 'running') AND deadline <= now() - make_interval(secs => $1::double precision)
+     ORDER BY deadline, task_id LIMIT $2::integer)
+    UNION ALL
+    (SELECT task_id, deadline FROM tasks
+     WHERE last_run < 0 AND deadline <= now() - make_interval(secs => $1::double precision)
+     ORDER BY deadline, task_id LIMIT $2::integer)
+) overdue
 ORDER BY deadline, task_id LIMIT $2::integer
 
 -- name: take_backlog
@@ -55,13 +62,13 @@ WITH due AS MATERIALIZED (
     SELECT task_id FROM tasks WHERE expires < now() + make_interval(secs => $1::double precision)
     ORDER BY task_id LIMIT $2::integer FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM tasks t USING due d WHERE t.task_id = d.task_id
-    RETURNING t.task_id, t.task_group_id, t.ever_resolved
+    DELETE FROM tasks t USING due d WHERE t.task_id = d.task_id RETURNING t.task_id, t.task_group_id
 ), runs_gone AS (
-    DELETE FROM runs r USING due d WHERE r.task_id = d.task_id
+    DELETE FROM runs r USING due d WHERE r.task_id = d.task_id RETURNING r.task_id, r.first_resolution
 ), counted AS (
     UPDATE task_groups g SET active = g.active - c.n
-    FROM (SELECT task_group_id, count(*)::integer AS n FROM gone WHERE NOT ever_resolved
+    FROM (SELECT task_group_id, count(*)::integer AS n FROM gone
+          WHERE task_id NOT IN (SELECT task_id FROM runs_gone WHERE first_resolution)
           GROUP BY 1 ORDER BY 1) c
     WHERE g.task_group_id = c.task_group_id
 )

@@ -19,63 +19,59 @@ SELECT task_id FROM tasks WHERE task_id = ANY ($1::text[]) ORDER BY task_id FOR 
 -- Returns one row for each run it resolved: task, reason created, worker, taken until, scheduled,
 -- started, resolved, stream that held it.
 UPDATE runs r
-SET (state, reason_resolved, first_resolution) = (
-        SELECT ($3::text[])[x.n], ($4::text[])[x.n],
-               NOT t.ever_resolved AND NOT (
-                   t.retries_left > 0
-                   AND ($4::text[])[x.n] IN ('worker-shutdown', 'intermittent-task', 'claim-expired'))
-        FROM (SELECT array_position($1::text[], r.task_id) AS n OFFSET 0) x, tasks t
-        WHERE t.task_id = r.task_id
+SET (state, reason_resolved) = (
+        SELECT ($3::text[])[x.n], ($4::text[])[x.n]
+        FROM (SELECT array_position($1::text[], r.task_id) AS n OFFSET 0) x
     ),
+    first_resolution = CASE
+        WHEN ($4::text[])[array_position($1::text[], r.task_id)]
+             IN ('worker-shutdown', 'intermittent-task', 'claim-expired')
+             AND (SELECT t.retries_left > 0 FROM tasks t WHERE t.task_id = r.task_id) THEN false
+        WHEN r.run_id = 0 THEN true
+        ELSE NOT EXISTS (
+            SELECT FROM runs e WHERE e.task_id = r.task_id AND e.run_id < r.run_id AND e.first_resolution)
+    END,
     resolved = date_trunc('milliseconds', now()), lease_until = NULL
 WHERE r.task_id = ANY ($1::text[]) AND r.state || '' = 'running'
   AND (
-    SELECT r.run_id = t.last_run AND r.run_id = ($2::smallint[])[x.n]
+    SELECT r.run_id = ($2::smallint[])[x.n]
        AND CASE ($5::text[])[x.n]
              WHEN '' THEN true
-             WHEN 'expired' THEN (r.taken_until <= now() OR r.lease_until <= now()) AND t.deadline > now()
+             WHEN 'expired' THEN (r.taken_until <= now() OR r.lease_until <= now()) AND r.deadline > now()
              ELSE r.stream_id = ($5::text[])[x.n]
            END
-    FROM (SELECT array_position($1::text[], r.task_id) AS n OFFSET 0) x, tasks t
-    WHERE t.task_id = r.task_id
+    FROM (SELECT array_position($1::text[], r.task_id) AS n OFFSET 0) x
   )
 RETURNING r.task_id, r.reason_created, r.worker_group, r.worker_id, r.taken_until, r.scheduled, r.started,
           r.resolved, r.stream_id
 
--- name: mark_resolved
--- Follows resolve_runs: notes on the tasks what it did, using up a retry where the reason allows one.
--- $1 task ids, $2 reasons, $3 whether the frames are wanted. Returns task, queue, frame (null if not
--- wanted), priority, retries left, last run now.
-UPDATE tasks t
-SET (resolved, ever_resolved, last_run, retries_left) = (
-        SELECT NOT x.retried, t.ever_resolved OR NOT x.retried, t.last_run + x.retried::integer,
-               t.retries_left - x.retried::integer
-        FROM (
-            SELECT t.retries_left > 0 AND ($2::text[])[array_position($1::text[], t.task_id)]
-                   IN ('worker-shutdown', 'intermittent-task', 'claim-expired') AS retried
-            OFFSET 0
-        ) x
-    )
-WHERE t.task_id = ANY ($1::text[])
-  AND EXISTS (
-    SELECT FROM runs r
-    WHERE r.task_id = t.task_id AND r.run_id = t.last_run AND r.xmin = pg_current_xact_id()::xid OFFSET 0
-  )
-RETURNING t.task_id, t.task_queue_id, CASE WHEN $3::boolean THEN t.frame END, t.priority, t.retries_left,
-          t.last_run
-
--- name: insert_retries
--- Follows mark_resolved: adds the pending runs for which it used up a retry. $1 task ids, $2 reasons.
-INSERT INTO runs (task_id, run_id, task_queue_id, state, priority, deadline, reason_created, scheduled)
-SELECT t.task_id, t.last_run, t.task_queue_id, 'pending', t.priority, t.deadline,
-       CASE i.reason WHEN 'intermittent-task' THEN 'task-retry' ELSE 'retry' END,
-       date_trunc('milliseconds', now())
-FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS i (task_id, reason, ord)
-CROSS JOIN LATERAL (
-    SELECT * FROM tasks
-    WHERE task_id = i.task_id AND NOT resolved AND xmin = pg_current_xact_id()::xid OFFSET 0
-) t
-ORDER BY i.ord
+-- name: retry_runs
+-- Follows resolve_runs and finish_runs: where they ended a run for a reason that allows a retry, and the
+-- task has one left, uses it up and adds the next run. $1 task ids, $2 reasons.
+-- Returns those tasks, with the retries left now.
+WITH due AS MATERIALIZED (
+    SELECT i.task_id, i.ord, CASE i.reason WHEN 'intermittent-task' THEN 'task-retry' ELSE 'retry' END AS created
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS i (task_id, reason, ord)
+    CROSS JOIN LATERAL (SELECT last_run FROM tasks WHERE task_id = i.task_id AND retries_left > 0 OFFSET 0) t
+    CROSS JOIN LATERAL (
+        SELECT FROM runs
+        WHERE task_id = i.task_id AND run_id = t.last_run AND xmin = pg_current_xact_id()::xid
+          AND state || '' = 'exception'
+        OFFSET 0
+    ) r
+    WHERE i.reason IN ('worker-shutdown', 'intermittent-task', 'claim-expired')
+), used AS (
+    UPDATE tasks t SET last_run = t.last_run + 1, retries_left = t.retries_left - 1
+    WHERE t.task_id = ANY (ARRAY(SELECT task_id FROM due))
+    RETURNING t.task_id, t.last_run, t.task_queue_id, t.priority, t.deadline, t.retries_left
+), added AS (
+    INSERT INTO runs (task_id, run_id, task_queue_id, state, priority, deadline, reason_created, scheduled)
+    SELECT u.task_id, u.last_run, u.task_queue_id, 'pending', u.priority, u.deadline, d.created,
+           date_trunc('milliseconds', now())
+    FROM used u JOIN due d ON d.task_id = u.task_id
+    ORDER BY d.ord
+)
+SELECT task_id, retries_left FROM used
 
 -- name: read_unresolved
 -- Why runs could not be resolved. $1 task ids, $2 run ids. Returns, for each input whose task exists:
@@ -92,30 +88,30 @@ LEFT JOIN LATERAL (
 -- $1 task ids, $2 reason: 'canceled' (only before the deadline) or 'deadline-exceeded' (only $3
 -- seconds after it). Returns task_id, run_id, process and stream that held the run.
 WITH due AS MATERIALIZED (
-    SELECT task_id, last_run, task_queue_id, priority, deadline, ever_resolved
-    FROM tasks
-    WHERE task_id = ANY ($1::text[]) AND NOT resolved
-      AND CASE $2::text WHEN 'canceled' THEN deadline >= now()
-                        ELSE deadline + make_interval(secs => $3::double precision) <= now() END
+    SELECT t.task_id, t.last_run, t.task_queue_id, t.priority, t.deadline
+    FROM tasks t
+    WHERE t.task_id = ANY ($1::text[])
+      AND CASE $2::text WHEN 'canceled' THEN t.deadline >= now()
+                        ELSE t.deadline + make_interval(secs => $3::double precision) <= now() END
 ), ended AS (
     UPDATE runs r
     SET state = 'exception', reason_resolved = $2::text, resolved = date_trunc('milliseconds', now()),
         lease_until = NULL, offered_until = NULL,
-        first_resolution = (SELECT NOT ever_resolved FROM tasks WHERE task_id = r.task_id)
+        first_resolution = NOT EXISTS (
+            SELECT FROM runs e WHERE e.task_id = r.task_id AND e.run_id < r.run_id AND e.first_resolution)
     WHERE r.task_id = ANY (ARRAY(SELECT task_id FROM due))
-      AND r.run_id = (SELECT last_run FROM tasks WHERE task_id = r.task_id)
       AND r.state || '' IN ('pending', 'running')
     RETURNING r.task_id, r.run_id, r.process_id, r.stream_id
 ), added AS (
     INSERT INTO runs (task_id, run_id, task_queue_id, state, priority, deadline, reason_created,
                       reason_resolved, scheduled, resolved, first_resolution)
     SELECT d.task_id, 0, d.task_queue_id, 'exception', d.priority, d.deadline, 'exception', $2::text,
-           date_trunc('milliseconds', now()), date_trunc('milliseconds', now()), NOT d.ever_resolved
+           date_trunc('milliseconds', now()), date_trunc('milliseconds', now()), true
     FROM due d WHERE d.last_run < 0
     RETURNING task_id, run_id, process_id, stream_id
 ), marked AS (
-    UPDATE tasks t SET resolved = true, ever_resolved = true, last_run = greatest(t.last_run, 0)
-    WHERE t.task_id = ANY (ARRAY(SELECT task_id FROM due))
+    UPDATE tasks t SET last_run = 0
+    WHERE t.task_id = ANY (ARRAY(SELECT task_id FROM due WHERE last_run < 0))
 )
 SELECT * FROM ended UNION ALL SELECT * FROM added
 
@@ -126,12 +122,13 @@ SELECT * FROM ended UNION ALL SELECT * FROM added
 -- of the task they wait for, so their ctid holds.
 -- Returns the started tasks: id, queue, frame, priority, retries left, scheduled.
 WITH resolved AS MATERIALIZED (
-    SELECT t.task_id, i.resolution
+    SELECT i.task_id, i.resolution
     FROM unnest($1::text[], $2::text[]) AS i (task_id, resolution)
     CROSS JOIN LATERAL (
-        SELECT task_id FROM tasks
-        WHERE task_id = i.task_id AND resolved AND xmin = pg_current_xact_id()::xid OFFSET 0
-    ) t
+        SELECT state, xmin AS written_by FROM runs
+        WHERE task_id = i.task_id ORDER BY run_id DESC LIMIT 1
+    ) r
+    WHERE r.written_by = pg_current_xact_id()::xid AND r.state NOT IN ('pending', 'running')
 ), open_edges AS MATERIALIZED (
     SELECT d.row_id, d.dependent_task_id
     FROM resolved x
@@ -182,13 +179,11 @@ WITH closing AS MATERIALIZED (
     SELECT t.task_group_id, count(*) FILTER (WHERE r.first_resolution)::integer AS n
     FROM unnest($1::text[]) AS i (task_id)
     CROSS JOIN LATERAL (
-        SELECT task_group_id, last_run FROM tasks
-        WHERE task_id = i.task_id AND resolved AND xmin = pg_current_xact_id()::xid OFFSET 0
-    ) t
-    CROSS JOIN LATERAL (
-        SELECT first_resolution FROM runs
-        WHERE task_id = i.task_id AND run_id = t.last_run AND xmin = pg_current_xact_id()::xid OFFSET 0
+        SELECT first_resolution, state, xmin AS written_by FROM runs
+        WHERE task_id = i.task_id ORDER BY run_id DESC LIMIT 1
     ) r
+    CROSS JOIN LATERAL (SELECT task_group_id FROM tasks WHERE task_id = i.task_id OFFSET 0) t
+    WHERE r.written_by = pg_current_xact_id()::xid AND r.state NOT IN ('pending', 'running')
     GROUP BY t.task_group_id
 ), closed AS (
     UPDATE task_groups g
@@ -215,8 +210,12 @@ UPDATE tasks t SET last_run = 0 WHERE t.task_id = ANY (ARRAY(SELECT task_id FROM
 -- Gives resolved and unscheduled tasks one more run, and their retries anew as far as the limit of
 -- 50 runs allows. $1 task ids. Returns the ids of those it started.
 WITH due AS MATERIALIZED (
-    SELECT task_id, task_queue_id, priority, deadline, last_run FROM tasks
-    WHERE task_id = ANY ($1::text[]) AND (resolved OR last_run < 0) AND last_run < 49 AND deadline >= now()
+    SELECT t.task_id, t.task_queue_id, t.priority, t.deadline, t.last_run FROM tasks t
+    WHERE t.task_id = ANY ($1::text[]) AND t.last_run < 49 AND t.deadline >= now()
+      AND NOT EXISTS (
+        SELECT FROM runs r
+        WHERE r.task_id = t.task_id AND r.run_id = t.last_run AND r.state || '' IN ('pending', 'running') OFFSET 0
+      )
 ), started AS (
     INSERT INTO runs (task_id, run_id, task_queue_id, state, priority, deadline, reason_created, scheduled)
     SELECT task_id, last_run + 1, task_queue_id, 'pending', priority, deadline, 'rerun',
@@ -224,15 +223,16 @@ WITH due AS MATERIALIZED (
     FROM due ORDER BY task_id
 )
 UPDATE tasks t
-SET last_run = t.last_run + 1, resolved = false, retries_left = least(t.retries, 48 - t.last_run)
+SET last_run = t.last_run + 1, retries_left = least(t.retries, 48 - t.last_run)
 WHERE t.task_id = ANY (ARRAY(SELECT task_id FROM due)) RETURNING t.task_id
 
 -- name: change_priorities
 -- Changes the rank of tasks that were never resolved, and of their pending run. $1 task ids, $2 rank.
 -- Returns id, old rank.
 WITH due AS MATERIALIZED (
-    SELECT task_id, priority FROM tasks
-    WHERE task_id = ANY ($1::text[]) AND NOT ever_resolved AND deadline > now() AND priority <> $2::smallint
+    SELECT t.task_id, t.priority FROM tasks t
+    WHERE t.task_id = ANY ($1::text[]) AND t.deadline > now() AND t.priority <> $2::smallint
+      AND NOT EXISTS (SELECT FROM runs r WHERE r.task_id = t.task_id AND r.first_resolution OFFSET 0)
 ), pending AS (
     UPDATE runs r SET priority = $2::smallint
     WHERE r.task_id = ANY (ARRAY(SELECT task_id FROM due)) AND r.state || '' = 'pending'
