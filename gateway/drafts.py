@@ -69,6 +69,11 @@ class HttpDraft:
             return reading.with_defaults(_body_class(self._route.method), self._value)
         return self._value
 
+    def lists(self, names: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Implements pipeline.Draft."""
+        value = self._value if isinstance(self._value, dict) else {}
+        return {name: _texts(value.get(name)) for name in names}
+
     def read(self, method: Method, validator: RequestValidator) -> Message:
         """The message. Path arguments are judged first, then the query, then the body."""
         rule = method.http
@@ -228,6 +233,12 @@ def _pointer(path: str) -> str:
 def _json_name(name: str) -> str:
     head, *rest = name.split("_")
     return head + "".join(word.capitalize() for word in rest)
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    return []
 
 
 def _unquoted(text: bytes) -> str:

@@ -59,7 +59,8 @@ class HttpRule:
 @dataclass(frozen=True, slots=True)
 class Method:
     """One rpc. `scopes` is None for a public method; `early` is class U of queue.md 3: its scopes need
-    nothing but request fields that a URL path carries, so they are checked before anything else."""
+    nothing but request fields that a URL path carries, and the `body_lists`, so they are checked before
+    anything else. `body_lists` are the JSON names of the lists of texts in the body that they need then."""
 
     name: str
     full_name: str
@@ -72,6 +73,7 @@ class Method:
     server_streaming: bool
     scopes: scope_expressions.CompiledExpression | None
     early: bool
+    body_lists: tuple[str, ...]
     path_fields: frozenset[str]
     http: HttpRule | None
     read_parameters: Callable[[Any], Mapping[str, Any]]
@@ -99,15 +101,22 @@ def _read(descriptor: MethodDescriptor) -> Method:
         for field in descriptor.input_type.fields
         if field.message_type is None and not field.is_repeated
     }
+    lists = {
+        field.camelcase_name: field
+        for field in descriptor.input_type.fields
+        if rules.scopes_first and field.is_repeated and field.cpp_type == FieldDescriptor.CPPTYPE_STRING
+    }
     parameters = sorted(scopes.parameters) if scopes else []
     known = [scalars[p].name for p in parameters if p in scalars]
+    body_lists = tuple(p for p in parameters if p in lists)
     early = (
         scopes is not None
         and not rules.deferred
         and not descriptor.client_streaming
-        and len(known) == len(parameters)
+        and len(known) + len(body_lists) == len(parameters)
         and (not pattern or path_fields.issuperset(known))
     )
+    fields = {**scalars, **lists}
     return Method(
         name=descriptor.name,
         full_name=f"/{descriptor.containing_service.full_name}/{descriptor.name}",
@@ -120,9 +129,10 @@ def _read(descriptor: MethodDescriptor) -> Method:
         server_streaming=descriptor.server_streaming,
         scopes=scopes,
         early=early,
+        body_lists=body_lists,
         path_fields=path_fields or frozenset(known if early else ()),
         http=_http_rule(descriptor, http, rules, path_fields) if pattern else None,
-        read_parameters=_reader([(p, scalars[p]) for p in parameters]) if early else _no_parameters,
+        read_parameters=_reader([(p, fields[p]) for p in parameters]) if early else _no_parameters,
     )
 
 

@@ -7,7 +7,7 @@ rpc CreateTask is handled by `create_task` in one of the handler modules.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol
@@ -41,6 +41,10 @@ class Draft(Protocol):
     @property
     def parameters(self) -> Mapping[str, str]:
         """The arguments in the path, as they were written, by their lowerCamelCase names."""
+        ...
+
+    def lists(self, names: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """These lists of texts in the body; empty where what stands there is none."""
         ...
 
     def read(self, method: Method, validator: RequestValidator) -> Message:
@@ -152,7 +156,7 @@ class Pipeline:
             if isinstance(request, Message):
                 call.authorize(method.read_parameters(request))
             else:
-                call.authorize(request.parameters)
+                call.authorize({**request.parameters, **request.lists(method.body_lists)})
             return call, self._valid(method, request)
         request = self._valid(method, request)
         identity = _PUBLIC if method.scopes is None else await self._identity(credential)

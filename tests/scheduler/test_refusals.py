@@ -11,7 +11,7 @@ from tcqueue.v1.task_graph_pb2 import CreateTaskGraphRequest
 from tests.conformance.building import QUEUE, at, new_id, new_ids
 from tests.conformance.door import Refused, refused, strange
 from tests.conformance.json_door import signature
-from tests.plugins.server import Queue
+from tests.plugins.server import Caller, Queue
 from tests.scheduler.building import (
     SCHEDULER,
     SCOPES,
@@ -131,12 +131,12 @@ async def test_faults_have_facts(queue: Queue) -> None:
     assert fault["error"]["taskId"] == task_id
 
 
-async def put(queue: Queue, graph_id: str, value: Any) -> Any:
+async def put(caller: Caller, graph_id: str, value: Any) -> Any:
     """The raw answer to a graph as JSON values."""
-    door: Any = queue.door
+    door: Any = caller.door
     path, kind = f"/api/scheduler/v1/task-graph/{graph_id}", "application/json"
     content = writing.to_bytes(value, indent=False)
-    header = signature(queue.credentials, "PUT", door.base + path, content, kind)
+    header = signature(caller.credentials, "PUT", door.base + path, content, kind)
     headers = {"Content-Type": kind, "Authorization": header}
     return await door.client.put(path, content=content, headers=headers)
 
@@ -234,6 +234,34 @@ async def test_scopes_of_the_caller(queue: Queue) -> None:
     with refused("InsufficientScopes"):
         await queue.having(*needed).send("CreateTaskGraph", request)
     await submit(queue.having(*needed), graph({new_id(): []}, routes=["a.b"]))
+
+
+async def test_scopes_come_before_everything_else(queue: Queue) -> None:
+    """S-016 S-017 S-018: who may not create a graph is not told what is wrong with it."""
+    caller = queue.having("scheduler:create-task-graph")
+    lacking = CreateTaskGraphRequest(task_graph_id=new_id(), scopes=["a.scope"])
+    with refused("InsufficientScopes", "a.scope"):
+        await caller.send("CreateTaskGraph", lacking)
+    lacking = CreateTaskGraphRequest(task_graph_id=new_id(), routes=["a.route"])
+    with refused("InsufficientScopes", "scheduler:route:a.route"):
+        await caller.send("CreateTaskGraph", lacking)
+    nothing = CreateTaskGraphRequest(task_graph_id="not-a-slug")
+    with refused("InsufficientScopes", "scheduler:create-task-graph"):
+        await queue.anonymous.send("CreateTaskGraph", nothing)
+    with refused(INVALID):
+        await caller.send("CreateTaskGraph", nothing)
+
+
+@pytest.mark.doors("http")
+@pytest.mark.parametrize("strange", ["a.scope", ["a.scope", 1], {"a.scope": 1}, None])
+@pytest.mark.parametrize("member", ["scopes", "routes"])
+async def test_what_is_no_list_of_scopes(queue: Queue, member: str, strange: Any) -> None:
+    """S-016: it counts as empty, and the schema refuses it afterwards."""
+    value = {**as_json(graph({}, scopes=[])), member: strange}
+    assert (await put(queue.having(), new_id(), value)).json()["code"] == "InsufficientScopes"
+    answer = await put(queue.having("scheduler:create-task-graph"), new_id(), value)
+    assert answer.json()["code"] == "InputValidationError"
+    assert (await put(queue.having(), new_id(), [strange])).status_code == 403
 
 
 async def test_unknown_faults_are_not_swallowed(queue: Queue) -> None:

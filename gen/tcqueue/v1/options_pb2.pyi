@@ -365,6 +365,7 @@ class MethodRules(_message.Message):
     YIELDS_WITHOUT_BODY_FIELD_NUMBER: _builtins.int
     EMPTY_BODY_FIELD_NUMBER: _builtins.int
     DEFERRED_FIELD_NUMBER: _builtins.int
+    SCOPES_FIRST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the reference, for instance `createTask`. Empty: gRPC only."""
     title: _builtins.str
@@ -385,6 +386,10 @@ class MethodRules(_message.Message):
     """The answer has no body: all it says is in its status and headers."""
     deferred: _builtins.bool
     """The handler checks the scopes, although the path has all that they need: it knows when none are asked for."""
+    scopes_first: _builtins.bool
+    """The scopes are checked before the body is: a list of it that they need counts as empty where it is no
+    list of texts.
+    """
     @_builtins.property
     def scopes(self) -> Global___ScopeExpression:
         """What the caller must hold. Absent: the method is public and looks at no credentials."""
@@ -430,10 +435,11 @@ class MethodRules(_message.Message):
         yields_without_body: _builtins.bool = ...,
         empty_body: _builtins.bool = ...,
         deferred: _builtins.bool = ...,
+        scopes_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_stream", b"event_stream", "scopes", b"scopes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "deferred", b"deferred", "empty_body", b"empty_body", "event_stream", b"event_stream", "legacy", b"legacy", "name", b"name", "query", b"query", "redirect", b"redirect", "response_headers", b"response_headers", "scopes", b"scopes", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body", "yields_with", b"yields_with", "yields_without_body", b"yields_without_body"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "deferred", b"deferred", "empty_body", b"empty_body", "event_stream", b"event_stream", "legacy", b"legacy", "name", b"name", "query", b"query", "redirect", b"redirect", "response_headers", b"response_headers", "scopes", b"scopes", "scopes_first", b"scopes_first", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body", "yields_with", b"yields_with", "yields_without_body", b"yields_without_body"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
