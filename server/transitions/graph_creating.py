@@ -14,6 +14,16 @@ from server.transitions.creating import Equal, NewTask, create_in
 from server.transitions.graphs import GRAPHS
 from server.transitions.machine import CREATION, TRANSITIONS, Effects, Machine, Row, insert_events
 
+# First lines of conflicts, word for word (scheduler.md 3).
+_OTHER_GRAPH = (
+    "Different TaskGraph with given taskGraphId already exists, "
+    "if this your attempt at an idempotent operation then you've failed!"
+)
+_OTHER_TASK = (
+    "Different TaskId with given TaskId already exists, "
+    "if this your attempt at an idempotent operation then you've failed!"
+)
+
 
 @dataclass(slots=True)
 class NewNode:
@@ -136,6 +146,8 @@ async def _define(
     await tx.run(CREATION["lock_dependencies"], (held,))
     outcomes, effects, ending = await create_in(tx, items, equal, whole=True)
     for outcome in outcomes:
+        if isinstance(outcome, AlreadyExists):
+            raise AlreadyExists(f"{_OTHER_TASK}\n{outcome.message}", **outcome.details)
         if isinstance(outcome, QueueError):
             raise outcome
     return effects, [statement for statement in ending if statement[0] != TRANSITIONS["insert_events"]]
@@ -171,8 +183,8 @@ def _refuse_other_nodes(graph_id: str, nodes: Sequence[NewNode], rows: Sequence[
         _, stored_graph, requires, reruns, _ = known[node.task.task_id]
         if (stored_graph, set(requires), reruns) != (graph_id, set(node.requires), node.reruns):
             raise AlreadyExists(
-                f"Different TaskId with given TaskId already exists: task {node.task.task_id} is in a graph, "
-                "with other requires or reruns, or in another graph",
+                f"{_OTHER_TASK}\ntask {node.task.task_id} is in a graph, with other requires or reruns, "
+                "or in another graph",
                 taskId=node.task.task_id,
             )
 
@@ -194,7 +206,6 @@ def _refuse_other_graph(graph: Graph, new: NewGraph, grown: bool, leaves: set[st
     ]
     if different:
         raise AlreadyExists(
-            "Different TaskGraph with given taskGraphId already exists; what differs: "
-            + ", ".join(different),
+            f"{_OTHER_GRAPH}\nwhat differs: {', '.join(different)}",
             taskGraphId=graph.task_graph_id,
         )

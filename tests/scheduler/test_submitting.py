@@ -24,6 +24,10 @@ from tests.scheduler.building import (
     submit,
 )
 
+IN_VAIN = "already exists, if this your attempt at an idempotent operation then you've failed!\n"
+OTHER_GRAPH = f"Different TaskGraph with given taskGraphId {IN_VAIN}"
+OTHER_TASK = f"Different TaskId with given TaskId {IN_VAIN}"
+
 
 @pytest.mark.elder("scheduler.createTaskGraph")
 async def test_a_graph_is_created(queue: Queue) -> None:
@@ -98,7 +102,7 @@ async def test_another_graph_under_the_id(queue: Queue) -> None:
         for field, value in changes.items():
             other.ClearField(field)  # type: ignore[arg-type]
             other.MergeFrom(CreateTaskGraphRequest(**{field: value}))
-        with refused("RequestConflict"):
+        with refused("RequestConflict", OTHER_GRAPH, f"differs: {', '.join(changes)}"):
             await queue.send("CreateTaskGraph", other)
 
     await conflict(tags={"x": "2"})
@@ -120,11 +124,11 @@ async def test_another_graph_under_the_id(queue: Queue) -> None:
         other.tasks.nodes[1].ClearField(field)  # type: ignore[arg-type]
         if field == "reruns":
             other.tasks.nodes[1].reruns = value  # type: ignore[assignment]
-        with refused("RequestConflict"):
+        with refused("RequestConflict", OTHER_TASK, b):
             await queue.send("CreateTaskGraph", other)
     await run(queue, a)
     await run(queue, b)
-    with refused("RequestConflict"):
+    with refused("RequestConflict", OTHER_GRAPH, "differs: state"):
         await queue.send("CreateTaskGraph", request)
 
 
@@ -134,7 +138,7 @@ async def test_a_task_that_exists(queue: Queue) -> None:
     await queue.create(a, task_group_id=graph_id, scheduler_id=SCHEDULER, tags={"other": "one"})
     await queue.published()
     request = graph({a: [], b: [a]}, graph_id)
-    with refused("RequestConflict"):
+    with refused("RequestConflict", OTHER_TASK, a):
         await queue.send("CreateTaskGraph", request)
     with refused("ResourceNotFound"):
         await queue("GetTaskStatus", task_id=b)
