@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from gateway import replies
+from server.codec import writing
 from server.errors import QueueError
 from server.references.documents import Document
 from server.services import Services
@@ -48,35 +51,48 @@ def application(services: Services, documents: Mapping[str, Document]) -> Starle
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    async def heartbeat(_: Request) -> Response:
+    async def heartbeat(request: Request) -> Response:
         try:
             await services.db.fetch(_PROBE)
         except QueueError as e:
-            return JSONResponse({"code": e.code, "message": e.message}, status_code=503)
-        return JSONResponse({})
+            return _like_the_api(request, {"code": e.code, "message": e.message}, 503)
+        return _like_the_api(request, {})
 
-    async def lbheartbeat(_: Request) -> Response:
-        return JSONResponse({})
+    async def lbheartbeat(request: Request) -> Response:
+        return _like_the_api(request, {})
 
-    async def version(_: Request) -> Response:
-        return JSONResponse(version_object())
+    async def version(request: Request) -> Response:
+        return _like_the_api(request, version_object())
 
     async def robots(_: Request) -> Response:
         return PlainTextResponse("User-Agent: *\nDisallow: /\n")
 
-    async def not_found(_: Request, __: Exception) -> Response:
-        return JSONResponse({"error": "Not found"}, status_code=404)
+    async def not_found(request: Request, _: Exception) -> Response:
+        return _like_the_api(request, {"error": "Not found"}, 404)
 
+    monitoring = {
+        "/__heartbeat__": heartbeat,
+        "/__lbheartbeat__": lbheartbeat,
+        "/__version__": version,
+        "/robots.txt": robots,
+    }
     return Starlette(
         routes=[
             Route("/", page),
             Route("/metrics", metrics),
-            Route("/__heartbeat__", heartbeat),
-            Route("/__lbheartbeat__", lbheartbeat),
-            Route("/__version__", version),
-            Route("/robots.txt", robots),
+            # Services have these, too, and there a slash at the end is optional.
+            *(Route(path + end, answer) for path, answer in monitoring.items() for end in ("", "/")),
             *(Route(path, published(document)) for path, document in documents.items()),
         ],
         middleware=[Middleware(GZipMiddleware, minimum_size=1024)],
         exception_handlers={404: not_found, 405: not_found},
     )
+
+
+def _like_the_api(request: Request, value: Any, status: int = 200) -> Response:
+    """An answer with the headers that those of the API have: who asks for what is nowhere, or whether this
+    lives, takes it for one (compat.md 7)."""
+    response = Response(writing.to_bytes(value, indent=True), status, media_type=replies.JSON.decode())
+    for name, text in (*replies.ALWAYS, *replies.traces(dict(request.scope["headers"]))):
+        response.headers[name.decode()] = text.decode("latin-1")
+    return response

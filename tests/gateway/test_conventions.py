@@ -283,7 +283,24 @@ async def test_monitoring(queue: Queue) -> None:
         assert (await client.get(f"{base}/__heartbeat__")).json() == {}
         assert "version" in (await client.get(f"{base}/__version__")).json()
     assert (await client.get("/robots.txt")).status_code == 200
-    assert (await client.get("/no/such/page")).json() == {"error": "Not found"}
+    for name in ("__lbheartbeat__", "__heartbeat__", "__version__", "robots.txt"):
+        assert (await client.get(f"/{name}/", follow_redirects=False)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/no/such/page", "/api", "/v1", "/api/", "/__version__", "/__heartbeat__"])
+async def test_headers_outside_the_services(queue: Queue, path: str) -> None:
+    """Q-212 Q-216: what is nowhere, and the host's own monitoring, have the headers of the API, too."""
+    client = _http(queue).client
+    answer, unknown = await client.get(path), await client.get(f"{API}/no/such/thing")
+    if not path.startswith("/__"):
+        assert (answer.status_code, answer.json()) == (404, {"error": "Not found"})
+    for name, value in unknown.headers.items():
+        if name == "x-for-trace-id" or name == "x-for-request-id":
+            uuid.UUID(answer.headers[name])
+        elif name != "content-length":
+            assert answer.headers.get(name) == value, name
+    traced = await client.get(path, headers={"x-taskcluster-trace-id": "my-trace"})
+    assert traced.headers["x-for-trace-id"] == "my-trace"
 
 
 async def test_head(queue: Queue) -> None:
