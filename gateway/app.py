@@ -23,7 +23,7 @@ from server.blobs.disk import DiskStore
 from server.blobs.signing import PATH
 from server.config import Settings, SettingsError
 from server.pipeline import Pipeline
-from server.references.documents import References
+from server.references.documents import References, exchange_prefixes
 from server.services import Services
 
 KEEP_ALIVE_S = 90
@@ -39,7 +39,8 @@ class Gateway:
     def __init__(self, services: Services, pipelines: Sequence[Pipeline]) -> None:
         settings = services.settings
         modern = [p for p in pipelines if p.service_name != JOB_QUEUE]
-        references = _references(tuple(p.service for p in modern), settings.root_url)
+        served = tuple(p.service for p in modern)
+        references = _references(served, settings.root_url, exchange_prefixes(served, settings))
         self._api = Api(modern, trust_proxy=settings.trust_proxy, schema_id=references.input_schema_id)
         self._pages = pages.application(services, references.documents)
         self._jobs = next((JobQueueDoor(p) for p in pipelines if p.service_name == JOB_QUEUE), None)

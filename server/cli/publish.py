@@ -42,10 +42,10 @@ def publish_references(folder: Path | None, quiet: bool, **overrides: Any) -> No
     They are what the HTTP door serves under /references and /schemas.
     """
     from server.app import SERVICES
-    from server.references.documents import References
+    from server.references.documents import References, exchange_prefixes
 
     settings = read_settings(**overrides)
-    references = References(SERVICES, settings.root_url)
+    references = References(SERVICES, settings.root_url, exchange_prefixes(SERVICES, settings))
     documents = {path: references.documents[path] for path in references.reference_paths()}
     target: Target = Folder(folder) if folder is not None else _buckets(settings)
     changed = 0

@@ -66,7 +66,7 @@ def exchanges(catalogue: Catalogue) -> Json | None:
         "description": catalogue.rules.exchanges_description,
         "serviceName": catalogue.rules.name,
         "apiVersion": catalogue.version,
-        "exchangePrefix": catalogue.rules.exchange_prefix,
+        "exchangePrefix": catalogue.exchange_prefix,
         "entries": [_exchange(catalogue, exchange) for exchange in catalogue.rules.exchanges],
     }
 

@@ -45,9 +45,11 @@ class Endpoint:
 class Catalogue:
     """A service, its endpoints in the order of the proto, and its schemas by name."""
 
-    def __init__(self, service: ServiceDescriptor) -> None:
+    def __init__(self, service: ServiceDescriptor, exchange_prefix: str = "") -> None:
+        """`exchange_prefix` is what the settings say; empty: what the proto does."""
         self.service = service
         self.rules: options_pb2.ServiceRules = service.GetOptions().Extensions[options_pb2.service]
+        self.exchange_prefix = exchange_prefix or self.rules.exchange_prefix
         self.schemas: dict[str, Json] = {}
         self.endpoints = list(self._endpoints())
         for exchange in self.rules.exchanges:

@@ -9,9 +9,11 @@ from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from server.config import Settings
 from server.methods import Method
 from server.references import api, formats, legacy, openapi, page
 from server.references.catalogue import Catalogue
+from tcqueue.v1 import options_pb2
 
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
@@ -26,15 +28,41 @@ class Document:
     content_security_policy: str | None = None
 
 
+def exchange_prefixes(
+    services: Sequence[ServiceDescriptor], settings: Settings
+) -> tuple[tuple[str, str], ...]:
+    """What the names of each service's exchanges begin with at the broker of these settings, by the service's
+    full name."""
+
+    def prefix(rules: options_pb2.ServiceRules) -> str:
+        if rules.unlisted:
+            return settings.amqp_legacy_exchange_prefix
+        if rules.name == "scheduler":
+            return settings.amqp_scheduler_prefix
+        return settings.amqp_exchange_prefix.replace("{service}", rules.name)
+
+    return tuple(
+        (service.full_name, prefix(service.GetOptions().Extensions[options_pb2.service]))
+        for service in services
+    )
+
+
 class References:
     """What a deployment with these services publishes.
 
     `root_url` is the deployment's address, without a slash at its end: with it the manifest and the
-    OpenAPI document name absolute addresses, without it relative ones.
+    OpenAPI document name absolute addresses, without it relative ones. `prefixes` are as
+    `exchange_prefixes` gives them; a service without one has that of its proto.
     """
 
-    def __init__(self, services: Sequence[ServiceDescriptor], root_url: str = "") -> None:
-        self._every = [Catalogue(service) for service in services]
+    def __init__(
+        self,
+        services: Sequence[ServiceDescriptor],
+        root_url: str = "",
+        prefixes: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        known = dict(prefixes)
+        self._every = [Catalogue(service, known.get(service.full_name, "")) for service in services]
         #: Those of today.
         self._catalogues = [catalogue for catalogue in self._every if not catalogue.rules.unlisted]
         self._inputs = {

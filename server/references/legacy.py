@@ -111,7 +111,7 @@ def _exchanges(catalogue: Catalogue, folder: str) -> Json:
         "version": VERSION,
         "title": catalogue.rules.exchanges_title,
         "description": catalogue.rules.exchanges_description,
-        "exchangePrefix": catalogue.rules.exchange_prefix,
+        "exchangePrefix": catalogue.exchange_prefix,
         "entries": [_exchange(catalogue, folder, exchange) for exchange in catalogue.rules.exchanges],
     }
 

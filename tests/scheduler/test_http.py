@@ -159,6 +159,23 @@ async def test_the_schema_of_a_graph(queue: Queue) -> None:
     assert metadata["properties"]["owner"]["format"] == "email"
 
 
+@pytest.mark.settings(
+    amqp_scheduler_prefix="dummy-test-scheduler/",
+    amqp_exchange_prefix="here/{service}/",
+    amqp_legacy_exchange_prefix="queue-of-2014/",
+)
+async def test_other_names_of_exchanges(queue: Queue) -> None:
+    """S-056: references say what exchanges are called here, or what is made from them would hear nothing."""
+    for path, prefix in (
+        ("/references/scheduler/v1", "dummy-test-scheduler/"),
+        ("/references/queue/v1", "here/queue/"),
+        ("/references/auth/v1", "here/auth/"),
+        ("/scheduler/v1", "dummy-test-scheduler/"),
+        ("/queue/v1", "queue-of-2014/"),
+    ):
+        assert (await client(queue).get(f"{path}/exchanges.json")).json()["exchangePrefix"] == prefix
+
+
 @pytest.mark.skipif(
     not SEED.is_file() and os.environ.get("CI") != "true",
     reason="the reference of the first release is not beside the checkout",
