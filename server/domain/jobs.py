@@ -124,7 +124,8 @@ def _number(job: dict[str, Any], name: str) -> int:
     default, most = _LIMITS[name]
     value = job.get(name, default)
     try:
-        number = int(value)
+        # `true` is no number, though it is one to Python.
+        number = -1 if isinstance(value, bool) else int(value)
     except (TypeError, ValueError, OverflowError):
         number = -1
     if not 0 <= number <= most:

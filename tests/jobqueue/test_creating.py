@@ -152,7 +152,7 @@ async def test_bodies_that_say_nothing(old: OldClient, body: str | bytes) -> Non
     assert list(answer.json()) == ["reason"] and answer.json()["reason"]
 
 
-@pytest.mark.parametrize("value", ["x", "", None, [], {}, "1e2", [1]])
+@pytest.mark.parametrize("value", ["x", "", None, [], {}, "1e2", [1], True, False])
 async def test_numbers_that_are_none(old: OldClient, value: object) -> None:
     """J-017: refused, which is no failure of the server."""
     answer = await old("POST", "/job/new", {**MINIMAL, "priority": value})
