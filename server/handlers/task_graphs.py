@@ -49,7 +49,10 @@ _NEEDED = compile(
 
 async def create_task_graph(call: Call, request: CreateTaskGraphRequest) -> CreateTaskGraphResponse:
     """Creates a graph, or finds it created alike."""
-    nodes = await _prepare(call, request.task_graph_id, request.tasks.nodes, request.scopes)
+    nodes = request.tasks.nodes
+    # A graph that is there already has nodes: what requires them makes it another graph, which is a conflict.
+    known = await _known(call, request.task_graph_id, nodes)
+    prepared = await _prepare(call, request.task_graph_id, nodes, request.scopes, known)
     metadata = request.metadata
     new = NewGraph(
         task_graph_id=request.task_graph_id,
@@ -65,7 +68,7 @@ async def create_task_graph(call: Call, request: CreateTaskGraphRequest) -> Crea
             }
         ),
         tags=_json(dict(request.tags)),
-        nodes=nodes,
+        nodes=prepared,
     )
     graph = await graph_creating.create_graph(call.services.machine, new, definitions.same)
     return CreateTaskGraphResponse(status=status_of(graph))
@@ -75,9 +78,7 @@ async def extend_task_graph(call: Call, request: ExtendTaskGraphRequest) -> Exte
     """Adds tasks to a graph, or finds them added alike."""
     graph = await read_graph(call, request.task_graph_id)
     nodes = request.tasks.nodes
-    required = sorted({required for node in nodes for required in node.requires})
-    rows = await call.services.db.fetch(_SQL["known_nodes"], (required,))
-    known = {row[0] for row in rows if row[1] == graph.task_graph_id}
+    known = await _known(call, graph.task_graph_id, nodes)
     prepared = await _prepare(call, graph.task_graph_id, nodes, orjson.loads(graph.scopes), known)
     extended = await graph_creating.extend_graph(
         call.services.machine, graph.task_graph_id, prepared, definitions.same
@@ -85,12 +86,22 @@ async def extend_task_graph(call: Call, request: ExtendTaskGraphRequest) -> Exte
     return ExtendTaskGraphResponse(status=status_of(extended))
 
 
+async def _known(call: Call, graph_id: str, nodes: Sequence[NewTaskGraphNode]) -> set[str]:
+    """What the nodes require of those that the graph has already."""
+    required = {required for node in nodes for required in node.requires}
+    elsewhere = sorted(required - {node.task_id for node in nodes})
+    if not elsewhere:
+        return set()
+    rows = await call.services.db.fetch(_SQL["known_nodes"], (elsewhere,))
+    return {row[0] for row in rows if row[1] == graph_id}
+
+
 async def _prepare(
     call: Call,
     graph_id: str,
     nodes: Sequence[NewTaskGraphNode],
     scopes: Iterable[str],
-    known: Collection[str] = (),
+    known: Collection[str],
 ) -> list[NewNode]:
     """Everything that is checked before the database is needed. Raises TaskGraphError with all that is wrong
     with the nodes, or else with all that the graph's scopes do not allow."""

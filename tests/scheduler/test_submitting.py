@@ -116,6 +116,7 @@ async def test_another_graph_under_the_id(queue: Queue) -> None:
     await conflict(metadata=metadata)
     new = new_id()
     await conflict(tasks=graph({new: []}).tasks)
+    await conflict(tasks=graph({new: [a]}).tasks)
     with refused("ResourceNotFound"):
         await queue("GetTaskStatus", task_id=new)
     for field, value in (("reruns", 3), ("requires", [])):
