@@ -16,6 +16,7 @@ from server.codec import reading
 from server.errors import InputValidationError, InvalidRequestArguments, MalformedPayload, Violation
 from server.methods import Method
 from server.validation import RequestValidator
+from tcqueue.v1 import options_pb2
 
 #: Carries a signature, and is allowed on every route.
 _BEWIT = "bewit"
@@ -200,7 +201,8 @@ class HttpDraft:
         if refusal is not None:
             raise refusal
         prefix = "" if method.http.body == "*" else f"{method.http.body}."
-        pointed = [Violation(_pointer(v.field.removeprefix(prefix)), v.description) for v in broken]
+        body: Any = _body_class(method).DESCRIPTOR
+        pointed = [Violation(_pointer(body, v.field.removeprefix(prefix)), v.description) for v in broken]
         told = {v.field for v in wrong_body}
         all_wrong = wrong_body + [v for v in pointed if v.field not in told]
         lines = [f"  * {'/'.join(filter(None, ('data', v.field)))} {v.description}" for v in all_wrong[:100]]
@@ -222,12 +224,24 @@ class HttpDraft:
         )
 
 
-_ITEM = re.compile(r"\[(?:\"([^\"]*)\"|([^\]]*))\]")
+_STEP = re.compile(r"\[([^\]]*)\]|([^.\[]+)")
 
 
-def _pointer(path: str) -> str:
-    """`metadata.task_source[0]` as `metadata/taskSource/0`."""
-    return "/".join(_json_name(part) for part in _ITEM.sub(r".\1\2", path).split(".") if part)
+def _pointer(message: Any, path: str) -> str:
+    """`metadata.task_source[0]` as `metadata/taskSource/0`, without the names of fields that JSON does not
+    show: those of messages that stand there as their one field's value."""
+    parts: list[str] = []
+    shown = True
+    for item, name in _STEP.findall(path):
+        if not name:
+            parts.append(item)
+            continue
+        if shown:
+            parts.append(_json_name(name))
+        field = message.fields_by_name.get(name) if message is not None else None
+        shown = field is None or not field.GetOptions().Extensions[options_pb2.field].unwrap
+        message = None if field is None else field.message_type
+    return "/".join(parts)
 
 
 def _json_name(name: str) -> str:

@@ -148,6 +148,19 @@ def as_json(request: CreateTaskGraphRequest) -> dict[str, Any]:
     return value
 
 
+@pytest.mark.doors("http")
+async def test_places_of_faults(queue: Queue) -> None:
+    """3.3: what the schema refuses is told with where it stands in the request, once."""
+    request = graph({new_id(): [], new_id(): []}, tags={"a.long_key": "x" * 4097})
+    value = as_json(request)
+    value["tasks"][1]["reruns"] = 101
+    del value["tasks"][0]["task"]["metadata"]["name"]
+    answer = (await put(queue, request.task_graph_id, value)).json()
+    assert answer["message"].startswith("Request payload must follow the schema: ")
+    places = {fault["error"]["path"] for fault in answer["error"]}
+    assert places == {"tags/a.long_key", "tasks/1/reruns", "tasks/0/task/metadata/name"}
+
+
 async def test_ids(queue: Queue) -> None:
     """S-011: of tasks, of what they require, and of graphs."""
     for request in (
