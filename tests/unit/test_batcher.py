@@ -155,10 +155,10 @@ async def test_a_batcher_that_tried_in_vain_leaves_it_for_longer_and_longer() ->
 
 async def test_the_wait_ends_after_max_linger_though_items_keep_coming() -> None:
     runs = Runs()
-    batcher: Batcher[int, int] = Batcher("x", runs, max_linger=0.005, max_pause=0.005, max_items=1000)
+    batcher: Batcher[int, int] = Batcher("x", runs, max_linger=0.05, max_pause=0.05, max_items=1000)
     await asyncio.gather(*(batcher.submit(n) for n in range(1000)))
     calls: list[asyncio.Future[int]] = []
-    while len(runs.batches) < 2:  # far fewer than a thousand turns of the loop fit in 5 ms
+    while len(runs.batches) < 2:  # far fewer than a thousand turns of the loop fit in 50 ms
         calls.append(asyncio.ensure_future(batcher.submit(len(calls))))
         await asyncio.sleep(0.0005)
     assert 1 < len(runs.batches[1]) < 1000
