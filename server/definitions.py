@@ -166,13 +166,14 @@ def load(definition: bytes, rank: int) -> TaskDefinition:
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Whether two stored definitions mean the same: free JSON by value, everything else exactly."""
+    """Whether two stored definitions mean the same: free JSON by value, everything else exactly. Their
+    priorities do not matter: the current one is kept beside the definition, and compared there."""
     if one == other:
         return True
     a, b = TaskDefinition.FromString(one), TaskDefinition.FromString(other)
     if not (json_values.same(a.payload, b.payload) and json_values.same(a.extra, b.extra)):
         return False
-    b.payload, b.extra = a.payload, a.extra
+    b.payload, b.extra, b.priority = a.payload, a.extra, a.priority
     return a == b
 
 

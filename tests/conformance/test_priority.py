@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tcqueue.v1.task_pb2 import TaskDefinition
 from tests.conformance.building import QUEUE, definition, new_id, priority
 from tests.conformance.door import refused
 from tests.conformance.shown import ids, priority_of, state
@@ -25,12 +26,16 @@ async def test_changing_a_priority(queue: Queue) -> None:
 
 
 async def test_a_change_makes_another_task(queue: Queue) -> None:
-    """Q-202 Q-010: a repeat of the creation conflicts then."""
+    """Q-202 Q-010: a repeat of the creation conflicts then, unless it asks for what the priority is now."""
     task_id, task = new_id(), definition()
     await queue("CreateTask", task_id=task_id, task=task)
     await queue("ChangeTaskPriority", task_id=task_id, new_priority=HIGH)
     with refused("RequestConflict"):
         await queue("CreateTask", task_id=task_id, task=task)
+    changed = TaskDefinition()
+    changed.CopyFrom(task)
+    changed.priority = HIGH
+    assert (await queue("CreateTask", task_id=task_id, task=changed)).status == await queue.status(task_id)
     await queue("ChangeTaskPriority", task_id=task_id, new_priority=LOWEST)
     await queue("CreateTask", task_id=task_id, task=task)
 
