@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from server.domain import frames, json_values, priority, times
 from server.errors import InputError, InputValidationError, Violation
 from server.transitions.creating import NewTask
+from tcqueue.v1.legacy_task_pb2 import LegacyTaskDefinition
 from tcqueue.v1.task_pb2 import Priority, Requires, TaskDefinition
 
 #: Priorities by rank: their enum numbers are the ranks.
@@ -56,11 +57,28 @@ def resolve_queue(task: TaskDefinition) -> None:
         raise InputError("either taskQueueId or both provisionerId and workerType must be given")
 
 
-def fill_defaults(task_id: str, task: TaskDefinition) -> None:
-    """Fills in, in place, every default but `expires`, and checks the free JSON parts.
+def broken_rules(task: TaskDefinition | LegacyTaskDefinition) -> list[Violation]:
+    """What the schema of a definition refuses (queue.md 1.2) and the rules in the proto cannot tell: JSON
+    that is no object, a source that is no link. What is missing altogether is theirs."""
+    found = []
+    if task.payload and not json_values.is_object(task.payload):
+        found.append(Violation("payload", "must be a JSON object"))
+    if task.HasField("extra") and not json_values.is_object(task.extra):
+        found.append(Violation("extra", "must be a JSON object"))
+    if task.metadata.HasField("source") and not _is_link(task.metadata.source):
+        found.append(Violation("metadata.source", "must be a URI or a repository address"))
+    return found
 
-    Raises InputValidationError for JSON that is no object, and for a source that is no link.
-    """
+
+def check_rules(task: TaskDefinition) -> None:
+    """The same for one of many definitions, which are not judged with their request. Raises
+    InputValidationError."""
+    for violation in broken_rules(task):
+        raise _violation(f"task.{violation.field}", violation.description)
+
+
+def fill_defaults(task_id: str, task: TaskDefinition) -> None:
+    """Fills in, in place, every default but `expires`."""
     if not task.HasField("scheduler_id"):
         task.scheduler_id = "-"
     if not task.HasField("project_id"):
@@ -75,12 +93,6 @@ def fill_defaults(task_id: str, task: TaskDefinition) -> None:
         task.retries = 5
     if not task.HasField("extra"):
         task.extra = "{}"
-    elif not json_values.is_object(task.extra):
-        raise _violation("task.extra", "must be the text of a JSON object")
-    if not json_values.is_object(task.payload):
-        raise _violation("task.payload", "must be the text of a JSON object")
-    if not _is_link(task.metadata.source):
-        raise _violation("task.metadata.source", "must be a URI or a repository address")
 
 
 def check_dates(task: TaskDefinition, now: datetime, max_deadline_days: float) -> None:

@@ -10,12 +10,16 @@ import protovalidate
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
+from server import definitions
 from server.codec import words
 from server.errors import InputValidationError, InvalidRequestArguments, Violation
 from server.methods import Method
 from tcqueue.v1 import options_pb2
+from tcqueue.v1.legacy_task_pb2 import LegacyTaskDefinition
+from tcqueue.v1.task_pb2 import TaskDefinition
 
 _PAGING = frozenset({"continuation_token", "limit", "quarantined"})
+_TASKS = (TaskDefinition.DESCRIPTOR, LegacyTaskDefinition.DESCRIPTOR)
 
 
 class RequestValidator:
@@ -26,15 +30,19 @@ class RequestValidator:
         self._validator = protovalidate.Validator()
         self._forms: dict[str, list[tuple[str, options_pb2.MessageRules]]] = {}
         self._known: dict[str, list[tuple[str, Mapping[str, re.Pattern[str]]]]] = {}
+        self._definitions: dict[str, list[str]] = {}
         for method in methods:
             self._validator.collect_violations(method.request_class())
             descriptor = method.request_class.DESCRIPTOR
             forms = [(field.name, _rules(field)) for field in descriptor.fields if field.message_type]
             self._forms[descriptor.full_name] = [form for form in forms if form[1].discriminator]
             self._known[descriptor.full_name] = _known_keys(descriptor)
+            self._definitions[descriptor.full_name] = [
+                field.name for field in descriptor.fields if field.message_type in _TASKS
+            ]
 
     def violations(self, message: Message) -> list[Violation]:
-        """Every rule of the proto that the message breaks; fields in the proto's names, dots between."""
+        """Every declared rule that the message breaks; fields in the proto's names, dots between."""
         found = [_describe(v) for v in self._validator.collect_violations(message)]
         for field, rules in self._forms.get(message.DESCRIPTOR.full_name, ()):
             found += _misshapen(field, getattr(message, field), rules)
@@ -44,6 +52,11 @@ class RequestValidator:
                 Violation(f"{field}.{key}", f"must match pattern {pattern.pattern}")
                 for key, pattern in known.items()
                 if key in values and not pattern.fullmatch(values[key])
+            ]
+        for field in self._definitions.get(message.DESCRIPTOR.full_name, ()):
+            found += [
+                Violation(f"{field}.{broken.field}", broken.description)
+                for broken in definitions.broken_rules(getattr(message, field))
             ]
         return found
 

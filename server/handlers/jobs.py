@@ -54,6 +54,7 @@ async def create_job(call: Call, request: CreateJobRequest) -> CreateJobResponse
     task_id = slugid.nice()
     job_id = jobs.job_id_of(task_id)
     task = _definition(call, task_id, job)
+    definitions.check_rules(task)
     definitions.resolve_queue(task)
     definitions.fill_defaults(task_id, task)
     definitions.check_dates(task, services.clock.now(), settings.max_task_deadline_days)

@@ -158,6 +158,7 @@ def _complete(call: Call, node: NewTaskGraphNode) -> None:
             f"a task may have at most {settings.task_max_dependencies} dependencies, with what it requires, "
             f"not {len(task.dependencies)}"
         )
+    definitions.check_rules(task)
     definitions.resolve_queue(task)
     definitions.fill_defaults(node.task_id, task)
     inputs.text(task.metadata.name, "task.metadata.name")

@@ -77,6 +77,7 @@ async def create_tasks(call: Call, request: CreateTasksRequest) -> CreateTasksRe
     allowed: set[Hashable] = set()
     for task in request.tasks:
         try:
+            definitions.check_rules(task.task)
             items.append(prepare(call, task.task_id, task.task, now=now, allowed=allowed))
         except QueueError as e:
             e.details = {**e.details, "taskId": task.task_id}

@@ -413,6 +413,9 @@ async def test_scopes_before_dates(queue: Queue) -> None:
         await nobody("CreateTask", task_id="malformed", task=definition())
     with refused("InputError"):
         await nobody("CreateTask", task_id=new_id(), task=definition(task_queue_id=None))
+    for broken in ({"payload": "[]"}, {"extra": "1"}, {"metadata": metadata(source="git@[")}):
+        with refused("InputValidationError"):
+            await nobody("CreateTask", task_id=new_id(), task=definition(task_queue_id=None, **broken))
 
 
 async def test_what_creation_publishes(queue: Queue) -> None:

@@ -164,6 +164,18 @@ async def test_every_broken_rule_is_told(queue: Queue) -> None:
         assert words in message
 
 
+async def test_rules_beyond_the_proto_are_told_alike(queue: Queue) -> None:
+    """queue.md 8.1, 8.3: a payload that is no object is a fault like others, and nothing is filled in yet."""
+    body: dict[str, Any] = {"payload": [], "extra": None, "retries": 50, "metadata": {"source": "git@["}}
+    answer = await _send(queue, "PUT", f"{API}/task/{slugid.nice()}", json.dumps(body).encode(), JSON)
+    assert _code(answer) == (400, "InputValidationError")
+    message = answer.json()["message"]
+    assert message.startswith("\nSchema Validation Failed!")
+    for words in ("data/payload", "data/extra", "data/retries", "data/metadata/source", "data/created"):
+        assert words in message
+    assert answer.json()["requestInfo"]["payload"] == body
+
+
 async def test_classes_of_order(queue: Queue) -> None:
     """T-1: without scopes a malformed id is 403 where the path says what is needed, and 400 elsewhere."""
     nobody = queue.having("queue:nothing")
