@@ -61,10 +61,10 @@ async def send(
     lines = [_ALWAYS, trace_lines(headers)]
     if extra:
         lines += [b"%s: %s\r\n" % header for header in extra]
-    if status == 200 and verb in ("GET", "HEAD"):
+    if status != 204:
         etag = b'W/"%x-%08x"' % (len(body), zlib.crc32(body))
         lines.append(b"etag: %s\r\n" % etag)
-        if _unchanged(headers, etag):
+        if status == 200 and verb in ("GET", "HEAD") and _unchanged(headers, etag):
             status = 304
     if status in (204, 304):
         body = b""

@@ -261,6 +261,8 @@ async def test_headers_of_every_answer(queue: Queue, path: str) -> None:
     }.items():
         assert answer.headers[name] == value
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert answer.headers["etag"].startswith('W/"')
+    assert answer.headers["vary"] == "Accept-Encoding"
 
 
 async def test_trace_ids(queue: Queue) -> None:
@@ -363,7 +365,7 @@ async def test_compressed_requests(queue: Queue) -> None:
 
 
 async def test_etags(queue: Queue) -> None:
-    """traps.md: answers to GET carry a weak ETag, and one that is known is not sent again."""
+    """traps.md: answers carry a weak ETag, and one to GET that is known is not sent again."""
     status = await queue.create()
     path = f"{API}/task/{status.task_id}"
     etag = (await _send(queue, "GET", path)).headers["etag"]
@@ -371,6 +373,10 @@ async def test_etags(queue: Queue) -> None:
     again = await _send(queue, "GET", path, headers={"If-None-Match": etag})
     assert (again.status_code, again.content) == (304, b"")
     assert (await _send(queue, "GET", path, headers={"If-None-Match": '"x"'})).status_code == 200
+    cancel = f"{path}/cancel"
+    etag = (await _send(queue, "POST", cancel)).headers["etag"]
+    assert etag.startswith('W/"')
+    assert (await _send(queue, "POST", cancel, headers={"If-None-Match": etag})).status_code == 200
 
 
 async def test_indentation_and_plain_numbers(queue: Queue) -> None:
