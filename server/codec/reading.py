@@ -14,6 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from buf.validate import validate_pb2
 from server.codec import dates
 from server.codec.words import words
 from server.errors import Violation
@@ -58,14 +59,15 @@ def fill(message: Message, value: object, body: bytes, found: Found) -> None:
 
 def fill_text(message: Message, field: str, text: str, found: Found) -> None:
     """Fills a field from a text of a path or query: whole numbers are digits only, and one beyond the
-    field's range counts as the largest it can hold."""
+    field's range counts as the largest it takes. (Any digits are a run's number in a path: a run that
+    no task can have is an unknown one, not a malformed one; queue.md 1.1.)"""
     descriptor: Any = message.DESCRIPTOR.fields_by_name[field]
     name = descriptor.camelcase_name
     if descriptor.cpp_type in _INTEGERS:
         if not _DIGITS.fullmatch(text):
             found.append(Violation(name, "must match ^[0-9]+$"))
             return
-        most = _INTEGERS[descriptor.cpp_type][1]
+        most = _largest(descriptor)
         digits = text.lstrip("0")
         setattr(message, field, most if len(digits) > 20 else min(int(digits or "0"), most))
     elif descriptor.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
@@ -75,6 +77,15 @@ def fill_text(message: Message, field: str, text: str, found: Found) -> None:
         setattr(message, field, text == "true")
     else:
         _setters(message.DESCRIPTOR)[0][name](message, text, None, name, found)
+
+
+def _largest(field: FieldDescriptor) -> int:
+    """The largest whole number that a field's type and rules take."""
+    rules: Any = field.GetOptions().Extensions[validate_pb2.field]
+    kind = rules.WhichOneof("type")
+    limits = None if kind is None else getattr(rules, kind)
+    most = _INTEGERS[field.cpp_type][1]
+    return most if limits is None or not limits.HasField("lte") else int(limits.lte)
 
 
 def with_defaults(cls: type[Message], value: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from server.views import stamp
 from tests.conformance.building import at, definition, metadata, new_id
 from tests.conformance.door import refused
 from tests.conformance.shown import moment, runs, state, text
+from tests.conformance.test_artifacts import Run
 from tests.plugins.server import Caller, Queue
 
 LAST = datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC)
@@ -114,13 +115,17 @@ async def test_the_longest_names(queue: Queue) -> None:
 
 
 async def test_run_numbers(queue: Queue) -> None:
-    """Q-122: 0 to 1000."""
+    """Q-122, queue.md 1.1: 0 to 1000; in a path any digits, of which more name no run."""
     task_id = (await queue.create()).task_id
     with refused("ResourceNotFound"):
         await queue("ReportCompleted", task_id=task_id, run_id=1000)
-    for run_id in (1001, -1):
-        with refused("InvalidRequestArguments"):
+    with refused("InvalidRequestArguments"):
+        await queue("ReportCompleted", task_id=task_id, run_id=-1)
+    for run_id in (1001, 2**31 - 1):
+        with refused("ResourceNotFound" if queue.door.in_paths else "InvalidRequestArguments"):
             await queue("ReportCompleted", task_id=task_id, run_id=run_id)
+        with refused("InputError" if queue.door.in_paths else "InvalidRequestArguments"):
+            await Run(queue, task_id, run_id).create("s3", expires=at(minutes=10))
 
 
 async def test_who_is_refused_how(queue: Queue) -> None:
