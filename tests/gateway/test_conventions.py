@@ -16,6 +16,7 @@ from server.client.credentials import Credentials
 from server.domain import slugid
 from tests.conformance.building import QUEUE, definition
 from tests.conformance.json_door import HttpDoor, signature
+from tests.conformance.test_artifacts import begun
 from tests.plugins.server import Caller, Queue
 
 pytestmark = pytest.mark.doors("http")
@@ -387,6 +388,17 @@ async def test_indentation_and_plain_numbers(queue: Queue) -> None:
     assert '"retriesLeft": 0' in answer.text
     assert '"runId": 0' in answer.text
     assert "null" not in answer.text
+
+
+async def test_empty_texts_that_replies_promise(queue: Queue) -> None:
+    """queue.md 1.7: an artifact has a content type, an empty one, too."""
+    run = await begun(queue)
+    await run.create("s3", "x", content_type="")
+    for place in (f"{API}/task/{run.task_id}/runs/0", f"/v1/task/{run.task_id}/runs/0"):
+        (listed,) = (await _send(queue, "GET", f"{place}/artifacts")).json()["artifacts"]
+        assert listed["contentType"] == ""
+    info = await _send(queue, "GET", f"{API}/task/{run.task_id}/artifact-info/x")
+    assert info.json()["contentType"] == ""
 
 
 @pytest.mark.parametrize("number", ["1", "1.0", "1.50", "1e3", "-0", "123456789012345678901234567890", "0.1"])
