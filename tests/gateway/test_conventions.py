@@ -296,7 +296,8 @@ async def test_monitoring(queue: Queue) -> None:
     for base in (API, ""):
         assert (await client.get(f"{base}/__lbheartbeat__")).json() == {}
         assert (await client.get(f"{base}/__heartbeat__")).json() == {}
-        assert "version" in (await client.get(f"{base}/__version__")).json()
+        version = (await client.get(f"{base}/__version__")).json()
+        assert version.keys() == {"version", "commit", "source", "build"}
     assert (await client.get("/robots.txt")).status_code == 200
     for name in ("__lbheartbeat__", "__heartbeat__", "__version__", "robots.txt"):
         assert (await client.get(f"/{name}/", follow_redirects=False)).status_code == 200

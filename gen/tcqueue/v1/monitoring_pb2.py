@@ -22,29 +22,38 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from tcqueue.v1 import options_pb2 as tcqueue_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btcqueue/v1/monitoring.proto\x12\ntcqueue.v1\"\r\n\x0bPingRequest\"-\n\x0cPingResponse\x12\r\n\x05\x61live\x18\x01 \x01(\x08\x12\x0e\n\x06uptime\x18\x02 \x01(\x01\"\x14\n\x12LbHeartbeatRequest\"\x15\n\x13LbHeartbeatResponse\"\x12\n\x10HeartbeatRequest\"\x13\n\x11HeartbeatResponse\"\x10\n\x0eVersionRequest\"Q\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\r\n\x05\x62uild\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btcqueue/v1/monitoring.proto\x12\ntcqueue.v1\x1a\x18tcqueue/v1/options.proto\"\r\n\x0bPingRequest\"-\n\x0cPingResponse\x12\r\n\x05\x61live\x18\x01 \x01(\x08\x12\x0e\n\x06uptime\x18\x02 \x01(\x01\"\x14\n\x12LbHeartbeatRequest\"\x15\n\x13LbHeartbeatResponse\"\x12\n\x10HeartbeatRequest\"\x13\n\x11HeartbeatResponse\"\x10\n\x0eVersionRequest\"q\n\x0fVersionResponse\x12\x17\n\x07version\x18\x01 \x01(\tB\x06\xb2\xd4\x18\x02X\x01\x12\x16\n\x06\x63ommit\x18\x02 \x01(\tB\x06\xb2\xd4\x18\x02X\x01\x12\x16\n\x06source\x18\x03 \x01(\tB\x06\xb2\xd4\x18\x02X\x01\x12\x15\n\x05\x62uild\x18\x04 \x01(\tB\x06\xb2\xd4\x18\x02X\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tcqueue.v1.monitoring_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PINGREQUEST']._serialized_start=43
-  _globals['_PINGREQUEST']._serialized_end=56
-  _globals['_PINGRESPONSE']._serialized_start=58
-  _globals['_PINGRESPONSE']._serialized_end=103
-  _globals['_LBHEARTBEATREQUEST']._serialized_start=105
-  _globals['_LBHEARTBEATREQUEST']._serialized_end=125
-  _globals['_LBHEARTBEATRESPONSE']._serialized_start=127
-  _globals['_LBHEARTBEATRESPONSE']._serialized_end=148
-  _globals['_HEARTBEATREQUEST']._serialized_start=150
-  _globals['_HEARTBEATREQUEST']._serialized_end=168
-  _globals['_HEARTBEATRESPONSE']._serialized_start=170
-  _globals['_HEARTBEATRESPONSE']._serialized_end=189
-  _globals['_VERSIONREQUEST']._serialized_start=191
-  _globals['_VERSIONREQUEST']._serialized_end=207
-  _globals['_VERSIONRESPONSE']._serialized_start=209
-  _globals['_VERSIONRESPONSE']._serialized_end=290
+  _globals['_VERSIONRESPONSE'].fields_by_name['version']._loaded_options = None
+  _globals['_VERSIONRESPONSE'].fields_by_name['version']._serialized_options = b'\262\324\030\002X\001'
+  _globals['_VERSIONRESPONSE'].fields_by_name['commit']._loaded_options = None
+  _globals['_VERSIONRESPONSE'].fields_by_name['commit']._serialized_options = b'\262\324\030\002X\001'
+  _globals['_VERSIONRESPONSE'].fields_by_name['source']._loaded_options = None
+  _globals['_VERSIONRESPONSE'].fields_by_name['source']._serialized_options = b'\262\324\030\002X\001'
+  _globals['_VERSIONRESPONSE'].fields_by_name['build']._loaded_options = None
+  _globals['_VERSIONRESPONSE'].fields_by_name['build']._serialized_options = b'\262\324\030\002X\001'
+  _globals['_PINGREQUEST']._serialized_start=69
+  _globals['_PINGREQUEST']._serialized_end=82
+  _globals['_PINGRESPONSE']._serialized_start=84
+  _globals['_PINGRESPONSE']._serialized_end=129
+  _globals['_LBHEARTBEATREQUEST']._serialized_start=131
+  _globals['_LBHEARTBEATREQUEST']._serialized_end=151
+  _globals['_LBHEARTBEATRESPONSE']._serialized_start=153
+  _globals['_LBHEARTBEATRESPONSE']._serialized_end=174
+  _globals['_HEARTBEATREQUEST']._serialized_start=176
+  _globals['_HEARTBEATREQUEST']._serialized_end=194
+  _globals['_HEARTBEATRESPONSE']._serialized_start=196
+  _globals['_HEARTBEATRESPONSE']._serialized_end=215
+  _globals['_VERSIONREQUEST']._serialized_start=217
+  _globals['_VERSIONREQUEST']._serialized_end=233
+  _globals['_VERSIONRESPONSE']._serialized_start=235
+  _globals['_VERSIONRESPONSE']._serialized_end=348
 # @@protoc_insertion_point(module_scope)

@@ -159,7 +159,7 @@ class VersionResponse(_message.Message):
     commit: _builtins.str
     """Commit it was built from; empty when unknown."""
     source: _builtins.str
-    """Where its source is."""
+    """Where its source is; empty when unknown."""
     build: _builtins.str
     """Where its build is; empty when unknown."""
     def __init__(
