@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from server.blobs.store import SLACK_S
 from server.config import Settings, SettingsError
 from server.errors import Unavailable
 
@@ -82,7 +81,7 @@ class AzureStore:
             account_key=self._key,
             permission=BlobSasPermissions(create=write, write=write, read=not write),
             start=now - _CLOCKS_DIFFER,
-            expiry=now + timedelta(seconds=lifetime_s + SLACK_S),
+            expiry=now + timedelta(seconds=lifetime_s),
         )
         return f"{self._base}/{quote(key, safe='/-_.~')}?{signature}"
 

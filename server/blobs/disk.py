@@ -150,7 +150,7 @@ class DiskStore:
     def get_url(self, bucket: str, key: str, *, now: datetime, lifetime_s: int) -> str:
         """See BlobStore."""
         return self._root_url() + self.signer.path(
-            Terms("GET", bucket, key, int(now.timestamp()) + lifetime_s + SLACK_S)
+            Terms("GET", bucket, key, int(now.timestamp()) + lifetime_s)
         )
 
     def plain_url(self, bucket: str, key: str) -> str:

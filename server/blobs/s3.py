@@ -100,7 +100,7 @@ class S3Store:
     ) -> str:
         """See BlobStore. The length is not part of the signature: not every client can tell it to us as it
         will send it."""
-        return self._presign("PUT", bucket, key, now, lifetime_s, meta.headers())
+        return self._presign("PUT", bucket, key, now, lifetime_s + SLACK_S, meta.headers())
 
     def get_url(self, bucket: str, key: str, *, now: datetime, lifetime_s: int) -> str:
         """See BlobStore."""
@@ -124,7 +124,7 @@ class S3Store:
             secret_key=self._secret_key,
             region=self._region,
             now=now,
-            lifetime_s=lifetime_s + SLACK_S,
+            lifetime_s=lifetime_s,
             headers=headers,
         )
 

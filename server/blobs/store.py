@@ -15,7 +15,7 @@ GET_LIFETIME_S = 30 * 60
 """How long a signed URL for downloads is good (queue.md 7.6)."""
 
 SLACK_S = 10
-"""What the store adds to the lifetimes told, for requests that are under way at the end."""
+"""What a store adds to the lifetime told of a URL for uploads, for those under way at the end."""
 
 
 @dataclass(frozen=True, slots=True)

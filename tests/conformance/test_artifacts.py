@@ -182,9 +182,9 @@ async def test_a_delivery_network(queue: Queue) -> None:
         found = await queue(method, **place, name=name, skip_cdn=True)
         assert found.url == f"https://s3.example.com/open/{encoded}"
     await run.create("s3", "private/x")
-    assert (await run.get("private/x")).url.startswith(
-        f"https://s3.example.com/closed/{run.task_id}/0/private/x?X-Amz-"
-    )
+    found = await run.get("private/x")
+    assert found.url.startswith(f"https://s3.example.com/closed/{run.task_id}/0/private/x?X-Amz-")
+    assert "X-Amz-Expires=1800&" in found.url
 
 
 async def test_object(queue: Queue) -> None:

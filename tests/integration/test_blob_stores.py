@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -675,7 +676,7 @@ def _changed(url: str) -> dict[str, str]:
         "signature": url.replace(signature, other),
         "no signature": url.partition("&X-Amz-Signature=")[0],
         "key": url.replace("/a?", "/b?"),
-        "longer life": url.replace("X-Amz-Expires=70", "X-Amz-Expires=700000"),
+        "longer life": re.sub(r"X-Amz-Expires=\d+", "X-Amz-Expires=700000", url),
         "headers": url.replace("content-type%3B", ""),
         "nothing but the path": url.partition("?")[0],
     }
