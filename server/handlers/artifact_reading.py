@@ -97,8 +97,9 @@ async def _no_run(call: Call, task_id: str) -> ResourceNotFound:
     return ResourceNotFound(f"task {task_id} does not exist", taskId=task_id)
 
 
-def blob_url(call: Call, found: Followed, *, skip_cdn: bool = False) -> str:
-    """The URL of the bytes of an artifact of type s3 or azure."""
+def blob_url(call: Call, found: Followed, *, skip_cdn: bool = False, lifetime_s: int = GET_LIFETIME_S) -> str:
+    """The URL of the bytes of an artifact of type s3 or azure; of type s3, it is good for so long where it
+    is signed."""
     services = call.services
     store, bucket = services.blobs, found.artifact.bucket
     if services.azure is not None and bucket == services.azure.bucket:
@@ -108,10 +109,12 @@ def blob_url(call: Call, found: Followed, *, skip_cdn: bool = False) -> str:
         return cdn or store.plain_url(bucket, found.key)
     if bucket is None or bucket not in (store.public_bucket, store.private_bucket):
         raise ResourceNotFound("the bucket that the artifact lies in is no longer configured")
-    return store.get_url(bucket, found.key, now=found.now, lifetime_s=GET_LIFETIME_S)
+    return store.get_url(bucket, found.key, now=found.now, lifetime_s=lifetime_s)
 
 
-async def content_url(call: Call, found: Followed, *, skip_cdn: bool = False) -> str:
+async def content_url(
+    call: Call, found: Followed, *, skip_cdn: bool = False, lifetime_s: int = GET_LIFETIME_S
+) -> str:
     """Where an artifact's content is, whatever its type. Raises ErrorArtifact for one without any."""
     artifact = found.artifact
     if artifact.storage_type == "error":
@@ -125,7 +128,7 @@ async def content_url(call: Call, found: Followed, *, skip_cdn: bool = False) ->
             raise missing from e
     if artifact.storage_type == "reference":
         return artifact.url or ""
-    return blob_url(call, found, skip_cdn=skip_cdn)
+    return blob_url(call, found, skip_cdn=skip_cdn, lifetime_s=lifetime_s)
 
 
 async def get_artifact(call: Call, request: GetArtifactRequest) -> GetArtifactResponse:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from server.blobs import azure
-from server.blobs.store import PUT_LIFETIME_S, BlobMeta
+from server.blobs.store import BlobMeta
 from server.call import Call
 from server.codec.words import words
 from server.domain import artifact_keys
@@ -42,6 +42,9 @@ _REASON_WORDS = {number: word for word, number in words(LegacyArtifactErrorReaso
 _OTHER_CONTENT = "application/binary"
 """Content type of artifacts that say none."""
 
+_S3_LIFETIME_S = 20 * 60
+"""How long URLs of artifacts of type s3 are good, for uploads as for downloads (queue.md 4.2)."""
+
 
 async def create_artifact(
     call: Call, request: LegacyQueueCreateArtifactRequest
@@ -70,7 +73,7 @@ async def create_artifact(
     # The type that was asked for this time is the one that is uploaded with; what was stored first stays.
     content_type = request.artifact.content_type
     if artifact.storage_type == "s3":
-        lifetime = PUT_LIFETIME_S
+        lifetime = _S3_LIFETIME_S
         url = services.blobs.put_url(
             artifact.bucket, key, BlobMeta(content_type), now=now, lifetime_s=lifetime
         )
@@ -126,7 +129,7 @@ def _authorize(call: Call, names: Sequence[str]) -> None:
 async def _url(call: Call, task_id: str, run_id: int | None, name: str) -> str:
     found = await follow(call, task_id, run_id, name, authorize=partial(_authorize, call))
     try:
-        return await content_url(call, found)
+        return await content_url(call, found, lifetime_s=_S3_LIFETIME_S)
     except ErrorArtifact as e:
         raise LegacyErrorArtifact(e.reason, e.text) from None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
 from server.config import Settings
-from tests.conformance.building import new_id
+from tests.conformance.building import new_id, now
 from tests.conformance.door import refused
 from tests.elders.building import WORKER, iso, task
 from tests.plugins.azurite import Azurite
@@ -68,6 +69,18 @@ async def test_an_artifact_in_the_store(elder: Elder) -> None:
     assert set(artifact) == {"storageType", "name", "expires", "contentType"}
     assert (artifact["storageType"], artifact["name"]) == ("s3", name)
     assert (await elder.anonymous.queue("listLatestArtifacts", task_id)).json == listed.json
+
+
+async def test_how_long_urls_are_good(elder: Elder) -> None:
+    """Twenty minutes, for uploads and ten seconds more."""
+    task_id = await _running(elder)
+    made = (await elder.queue("createArtifact", task_id, 0, "private/x", payload=_s3())).json
+    told = datetime.fromisoformat(made["expires"])
+    assert abs(told - now(minutes=20)) < timedelta(minutes=1)
+    assert int(httpx.URL(made["putUrl"]).params["expires"]) == int(told.timestamp()) + 10
+    got = await elder.queue("getArtifact", task_id, 0, "private/x")
+    until = int(httpx.URL(got.headers["location"]).params["expires"])
+    assert abs(until - now(minutes=20).timestamp()) < 60
 
 
 @pytest.mark.elder("queue.createArtifact", "queue.getArtifact")
