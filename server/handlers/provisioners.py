@@ -14,6 +14,7 @@ from server.store.database import Row, Transaction
 from server.views import stamp
 from tcqueue.v1.options_pb2 import Stability
 from tcqueue.v1.task_queue_pb2 import (
+    Actions,
     DeclareProvisionerRequest,
     DeclareProvisionerResponse,
     DeclareWorkerTypeRequest,
@@ -75,7 +76,7 @@ async def list_worker_types(call: Call, request: ListWorkerTypesRequest) -> List
 async def get_worker_type(call: Call, request: GetWorkerTypeRequest) -> GetWorkerTypeResponse:
     """A live task queue under its older name."""
     row = await read_queue(call, f"{request.provisioner_id}/{request.worker_type}")
-    return GetWorkerTypeResponse(worker_type=_worker_type(row))
+    return GetWorkerTypeResponse(worker_type=_worker_type(row, Actions()))
 
 
 async def declare_worker_type(call: Call, request: DeclareWorkerTypeRequest) -> DeclareWorkerTypeResponse:
@@ -102,9 +103,8 @@ async def declare_worker_type(call: Call, request: DeclareWorkerTypeRequest) -> 
         await tx.commit()
         return tuple(row)
 
-    return DeclareWorkerTypeResponse(
-        worker_type=_worker_type(await call.services.db.in_transaction(run, hot=False))
-    )
+    row = await call.services.db.in_transaction(run, hot=False)
+    return DeclareWorkerTypeResponse(worker_type=_worker_type(row, Actions()))
 
 
 async def _read_provisioner(call: Call, provisioner_id: str) -> Provisioner:
@@ -126,10 +126,12 @@ def _provisioner(row: Row) -> Provisioner:
         stability=Stability.STABILITY_EXPERIMENTAL,
         expires=stamp(expires),
         last_date_active=stamp(last_date_active),
+        actions=Actions(),
     )
 
 
-def _worker_type(row: Row) -> WorkerType:
+def _worker_type(row: Row, actions: Actions | None = None) -> WorkerType:
+    """A worker type; `actions` stands in replies about one, and not in lists (queue.md 1.7)."""
     task_queue_id, description, stability, expires, last_date_active = row
     provisioner_id, _, worker_type = task_queue_id.partition("/")
     return WorkerType(
@@ -140,4 +142,5 @@ def _worker_type(row: Row) -> WorkerType:
         stability=stability_value(stability),
         expires=stamp(expires),
         last_date_active=stamp(last_date_active),
+        actions=actions,
     )

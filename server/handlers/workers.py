@@ -11,6 +11,7 @@ from server.store.database import Row, Transaction
 from server.store.statements import load
 from server.views import stamp
 from tcqueue.v1.run_pb2 import RunReference
+from tcqueue.v1.task_queue_pb2 import Actions
 from tcqueue.v1.worker_pb2 import (
     DeclareWorkerRequest,
     DeclareWorkerResponse,
@@ -132,6 +133,7 @@ def _worker(row: Row) -> Worker:
         quarantine_until=stamp(quarantine_until),
         first_claim=stamp(first_claim),
         last_date_active=stamp(last_active),
+        actions=Actions(),
     )
 
 

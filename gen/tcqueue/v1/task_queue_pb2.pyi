@@ -24,6 +24,32 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Actions(_message.Message):
+    """Actions that could once be declared for provisioners, worker types and workers. There are none any more,
+    and clients of that time miss the list.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Always empty."""
+
+    def __init__(
+        self,
+        *,
+        actions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Actions: _TypeAlias = Actions  # noqa: Y015
+
+@_typing.final
 class TaskQueue(_message.Message):
     """A task queue (queue.md 1.7). It comes into being when a worker shows up or is declared."""
 
@@ -76,6 +102,7 @@ class Provisioner(_message.Message):
     STABILITY_FIELD_NUMBER: _builtins.int
     EXPIRES_FIELD_NUMBER: _builtins.int
     LAST_DATE_ACTIVE_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
     provisioner_id: _builtins.str
     """The prefix."""
     description: _builtins.str
@@ -90,6 +117,10 @@ class Provisioner(_message.Message):
     def last_date_active(self) -> _timestamp_pb2.Timestamp:
         """The latest of its queues."""
 
+    @_builtins.property
+    def actions(self) -> Global___Actions:
+        """Always there, always empty."""
+
     def __init__(
         self,
         *,
@@ -98,10 +129,11 @@ class Provisioner(_message.Message):
         stability: _options_pb2.Stability.ValueType = ...,
         expires: _timestamp_pb2.Timestamp | None = ...,
         last_date_active: _timestamp_pb2.Timestamp | None = ...,
+        actions: Global___Actions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires", b"expires", "last_date_active", b"last_date_active"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "expires", b"expires", "last_date_active", b"last_date_active"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expires", b"expires", "last_date_active", b"last_date_active", "provisioner_id", b"provisioner_id", "stability", b"stability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "description", b"description", "expires", b"expires", "last_date_active", b"last_date_active", "provisioner_id", b"provisioner_id", "stability", b"stability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -120,6 +152,7 @@ class WorkerType(_message.Message):
     STABILITY_FIELD_NUMBER: _builtins.int
     EXPIRES_FIELD_NUMBER: _builtins.int
     LAST_DATE_ACTIVE_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
     provisioner_id: _builtins.str
     """First half of the queue's id."""
     worker_type: _builtins.str
@@ -138,6 +171,10 @@ class WorkerType(_message.Message):
     def last_date_active(self) -> _timestamp_pb2.Timestamp:
         """When a worker was last seen, to half an hour."""
 
+    @_builtins.property
+    def actions(self) -> Global___Actions:
+        """Always empty; not there in lists."""
+
     def __init__(
         self,
         *,
@@ -148,10 +185,11 @@ class WorkerType(_message.Message):
         stability: _options_pb2.Stability.ValueType = ...,
         expires: _timestamp_pb2.Timestamp | None = ...,
         last_date_active: _timestamp_pb2.Timestamp | None = ...,
+        actions: Global___Actions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires", b"expires", "last_date_active", b"last_date_active"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "expires", b"expires", "last_date_active", b"last_date_active"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expires", b"expires", "last_date_active", b"last_date_active", "provisioner_id", b"provisioner_id", "stability", b"stability", "task_queue_id", b"task_queue_id", "worker_type", b"worker_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "description", b"description", "expires", b"expires", "last_date_active", b"last_date_active", "provisioner_id", b"provisioner_id", "stability", b"stability", "task_queue_id", b"task_queue_id", "worker_type", b"worker_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

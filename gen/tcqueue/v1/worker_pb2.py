@@ -26,9 +26,10 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tcqueue.v1 import options_pb2 as tcqueue_dot_v1_dot_options__pb2
 from tcqueue.v1 import run_pb2 as tcqueue_dot_v1_dot_run__pb2
+from tcqueue.v1 import task_queue_pb2 as tcqueue_dot_v1_dot_task__queue__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tcqueue/v1/worker.proto\x12\ntcqueue.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tcqueue/v1/options.proto\x1a\x14tcqueue/v1/run.proto\"\xe9\x04\n\x06Worker\x12\x34\n\x0eprovisioner_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12=\n\x0bworker_type\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([-a-z0-9]{0,36}[a-z0-9])?$\x12S\n\rtask_queue_id\x18\x03 \x01(\tB<\xbaH9r725^[a-zA-Z0-9_-]{1,38}/[a-z]([-a-z0-9]{0,36}[a-z0-9])?$\x12\x32\n\x0cworker_group\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12/\n\tworker_id\x18\x05 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12.\n\x0crecent_tasks\x18\x06 \x03(\x0b\x32\x18.tcqueue.v1.RunReference\x12\x33\n\x07\x65xpires\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\x10quarantine_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x0b\x66irst_claim\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\x10last_date_active\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp:&\xc2\xd4\x18\"\n\x0fworker-response\x12\x0fWorker Response\"\xc8\x02\n\rWorkerSummary\x12\x32\n\x0cworker_group\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12/\n\tworker_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x37\n\x0b\x66irst_claim\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\x10last_date_active\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x0blatest_task\x18\x05 \x01(\x0b\x32\x18.tcqueue.v1.RunReference\x12\x34\n\x10quarantine_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xea\x01\n\x12ListWorkersRequest\x12\x34\n\x0eprovisioner_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x31\n\x0bworker_type\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x18\n\x0bquarantined\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x1a\n\x12\x63ontinuation_token\x18\x04 \x01(\t\x12\x1b\n\x05limit\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_quarantinedB\x08\n\x06_limit\"\x94\x01\n\x13ListWorkersResponse\x12\x32\n\x07workers\x18\x01 \x03(\x0b\x32\x19.tcqueue.v1.WorkerSummaryB\x06\xb2\xd4\x18\x02`\x01\x12\x1a\n\x12\x63ontinuation_token\x18\x02 \x01(\t:-\xc2\xd4\x18)\n\x15list-workers-response\x12\x10Workers Response\"\xe0\x01\n\x10GetWorkerRequest\x12\x34\n\x0eprovisioner_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x31\n\x0bworker_type\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x32\n\x0cworker_group\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12/\n\tworker_id\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\"7\n\x11GetWorkerResponse\x12\"\n\x06worker\x18\x01 \x01(\x0b\x32\x12.tcqueue.v1.Worker\"\x9d\x03\n\x17QuarantineWorkerRequest\x12\x34\n\x0eprovisioner_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x31\n\x0bworker_type\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x32\n\x0cworker_group\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12/\n\tworker_id\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12<\n\x10quarantine_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12&\n\x0fquarantine_info\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xa0\x1fH\x00\x88\x01\x01::\xc2\xd4\x18\x36\n\x19quarantine-worker-request\x12\x19Quarantine Worker RequestB\x12\n\x10_quarantine_info\">\n\x18QuarantineWorkerResponse\x12\"\n\x06worker\x18\x01 \x01(\x0b\x32\x12.tcqueue.v1.Worker\"\xd2\x02\n\x14\x44\x65\x63lareWorkerRequest\x12\x34\n\x0eprovisioner_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12=\n\x0bworker_type\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([-a-z0-9]{0,36}[a-z0-9])?$\x12\x32\n\x0cworker_group\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12/\n\tworker_id\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12+\n\x07\x65xpires\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:3\xc2\xd4\x18/\n\x15update-worker-request\x12\x16\x44\x65\x63lare Worker Request\";\n\x15\x44\x65\x63lareWorkerResponse\x12\"\n\x06worker\x18\x01 \x01(\x0b\x32\x12.tcqueue.v1.Workerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tcqueue/v1/worker.proto\x12\ntcqueue.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tcqueue/v1/options.proto\x1a\x14tcqueue/v1/run.proto\x1a\x1btcqueue/v1/task_queue.proto\"\x9d\x05\n\x06Worker\x12\x34\n\x0eprovisioner_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12=\n\x0bworker_type\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([-a-z0-9]{0,36}[a-z0-9])?$\x12S\n\rtask_queue_id\x18\x03 \x01(\tB<\xbaH9r725^[a-zA-Z0-9_-]{1,38}/[a-z]([-a-z0-9]{0,36}[a-z0-9])?$\x12\x32\n\x0cworker_group\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12/\n\tworker_id\x18\x05 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12.\n\x0crecent_tasks\x18\x06 \x03(\x0b\x32\x18.tcqueue.v1.RunReference\x12\x33\n\x07\x65xpires\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\x10quarantine_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x0b\x66irst_claim\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\x10last_date_active\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x07\x61\x63tions\x18\x0b \x01(\x0b\x32\x13.tcqueue.v1.ActionsB\x0c\xbaH\x03\xc8\x01\x01\xb2\xd4\x18\x02(\x01:&\xc2\xd4\x18\"\n\x0fworker-response\x12\x0fWorker Response\"\xc8\x02\n\rWorkerSummary\x12\x32\n\x0cworker_group\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12/\n\tworker_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x37\n\x0b\x66irst_claim\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\x10last_date_active\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x0blatest_task\x18\x05 \x01(\x0b\x32\x18.tcqueue.v1.RunReference\x12\x34\n\x10quarantine_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xea\x01\n\x12ListWorkersRequest\x12\x34\n\x0eprovisioner_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x31\n\x0bworker_type\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x18\n\x0bquarantined\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x1a\n\x12\x63ontinuation_token\x18\x04 \x01(\t\x12\x1b\n\x05limit\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_quarantinedB\x08\n\x06_limit\"\x94\x01\n\x13ListWorkersResponse\x12\x32\n\x07workers\x18\x01 \x03(\x0b\x32\x19.tcqueue.v1.WorkerSummaryB\x06\xb2\xd4\x18\x02`\x01\x12\x1a\n\x12\x63ontinuation_token\x18\x02 \x01(\t:-\xc2\xd4\x18)\n\x15list-workers-response\x12\x10Workers Response\"\xe0\x01\n\x10GetWorkerRequest\x12\x34\n\x0eprovisioner_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x31\n\x0bworker_type\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x32\n\x0cworker_group\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12/\n\tworker_id\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\"7\n\x11GetWorkerResponse\x12\"\n\x06worker\x18\x01 \x01(\x0b\x32\x12.tcqueue.v1.Worker\"\x9d\x03\n\x17QuarantineWorkerRequest\x12\x34\n\x0eprovisioner_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x31\n\x0bworker_type\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12\x32\n\x0cworker_group\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12/\n\tworker_id\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12<\n\x10quarantine_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12&\n\x0fquarantine_info\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xa0\x1fH\x00\x88\x01\x01::\xc2\xd4\x18\x36\n\x19quarantine-worker-request\x12\x19Quarantine Worker RequestB\x12\n\x10_quarantine_info\">\n\x18QuarantineWorkerResponse\x12\"\n\x06worker\x18\x01 \x01(\x0b\x32\x12.tcqueue.v1.Worker\"\xd2\x02\n\x14\x44\x65\x63lareWorkerRequest\x12\x34\n\x0eprovisioner_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12=\n\x0bworker_type\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([-a-z0-9]{0,36}[a-z0-9])?$\x12\x32\n\x0cworker_group\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12/\n\tworker_id\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,38}$\x12+\n\x07\x65xpires\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:3\xc2\xd4\x18/\n\x15update-worker-request\x12\x16\x44\x65\x63lare Worker Request\";\n\x15\x44\x65\x63lareWorkerResponse\x12\"\n\x06worker\x18\x01 \x01(\x0b\x32\x12.tcqueue.v1.Workerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +50,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKER'].fields_by_name['expires']._serialized_options = b'\272H\003\310\001\001'
   _globals['_WORKER'].fields_by_name['first_claim']._loaded_options = None
   _globals['_WORKER'].fields_by_name['first_claim']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_WORKER'].fields_by_name['actions']._loaded_options = None
+  _globals['_WORKER'].fields_by_name['actions']._serialized_options = b'\272H\003\310\001\001\262\324\030\002(\001'
   _globals['_WORKER']._loaded_options = None
   _globals['_WORKER']._serialized_options = b'\302\324\030\"\n\017worker-response\022\017Worker Response'
   _globals['_WORKERSUMMARY'].fields_by_name['worker_group']._loaded_options = None
@@ -99,24 +102,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECLAREWORKERREQUEST'].fields_by_name['worker_id']._serialized_options = b'\272H\031r\0272\025^[a-zA-Z0-9_-]{1,38}$'
   _globals['_DECLAREWORKERREQUEST']._loaded_options = None
   _globals['_DECLAREWORKERREQUEST']._serialized_options = b'\302\324\030/\n\025update-worker-request\022\026Declare Worker Request'
-  _globals['_WORKER']._serialized_start=150
-  _globals['_WORKER']._serialized_end=767
-  _globals['_WORKERSUMMARY']._serialized_start=770
-  _globals['_WORKERSUMMARY']._serialized_end=1098
-  _globals['_LISTWORKERSREQUEST']._serialized_start=1101
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1335
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=1338
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1486
-  _globals['_GETWORKERREQUEST']._serialized_start=1489
-  _globals['_GETWORKERREQUEST']._serialized_end=1713
-  _globals['_GETWORKERRESPONSE']._serialized_start=1715
-  _globals['_GETWORKERRESPONSE']._serialized_end=1770
-  _globals['_QUARANTINEWORKERREQUEST']._serialized_start=1773
-  _globals['_QUARANTINEWORKERREQUEST']._serialized_end=2186
-  _globals['_QUARANTINEWORKERRESPONSE']._serialized_start=2188
-  _globals['_QUARANTINEWORKERRESPONSE']._serialized_end=2250
-  _globals['_DECLAREWORKERREQUEST']._serialized_start=2253
-  _globals['_DECLAREWORKERREQUEST']._serialized_end=2591
-  _globals['_DECLAREWORKERRESPONSE']._serialized_start=2593
-  _globals['_DECLAREWORKERRESPONSE']._serialized_end=2652
+  _globals['_WORKER']._serialized_start=179
+  _globals['_WORKER']._serialized_end=848
+  _globals['_WORKERSUMMARY']._serialized_start=851
+  _globals['_WORKERSUMMARY']._serialized_end=1179
+  _globals['_LISTWORKERSREQUEST']._serialized_start=1182
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1416
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1419
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=1567
+  _globals['_GETWORKERREQUEST']._serialized_start=1570
+  _globals['_GETWORKERREQUEST']._serialized_end=1794
+  _globals['_GETWORKERRESPONSE']._serialized_start=1796
+  _globals['_GETWORKERRESPONSE']._serialized_end=1851
+  _globals['_QUARANTINEWORKERREQUEST']._serialized_start=1854
+  _globals['_QUARANTINEWORKERREQUEST']._serialized_end=2267
+  _globals['_QUARANTINEWORKERRESPONSE']._serialized_start=2269
+  _globals['_QUARANTINEWORKERRESPONSE']._serialized_end=2331
+  _globals['_DECLAREWORKERREQUEST']._serialized_start=2334
+  _globals['_DECLAREWORKERREQUEST']._serialized_end=2672
+  _globals['_DECLAREWORKERRESPONSE']._serialized_start=2674
+  _globals['_DECLAREWORKERRESPONSE']._serialized_end=2733
 # @@protoc_insertion_point(module_scope)

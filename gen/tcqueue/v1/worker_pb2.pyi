@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from tcqueue.v1 import run_pb2 as _run_pb2
+from tcqueue.v1 import task_queue_pb2 as _task_queue_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -36,6 +37,7 @@ class Worker(_message.Message):
     QUARANTINE_UNTIL_FIELD_NUMBER: _builtins.int
     FIRST_CLAIM_FIELD_NUMBER: _builtins.int
     LAST_DATE_ACTIVE_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
     provisioner_id: _builtins.str
     """First half of the queue's id."""
     worker_type: _builtins.str
@@ -66,6 +68,10 @@ class Worker(_message.Message):
     def last_date_active(self) -> _timestamp_pb2.Timestamp:
         """When it was last seen, to half an hour."""
 
+    @_builtins.property
+    def actions(self) -> _task_queue_pb2.Actions:
+        """Always there, always empty."""
+
     def __init__(
         self,
         *,
@@ -79,10 +85,11 @@ class Worker(_message.Message):
         quarantine_until: _timestamp_pb2.Timestamp | None = ...,
         first_claim: _timestamp_pb2.Timestamp | None = ...,
         last_date_active: _timestamp_pb2.Timestamp | None = ...,
+        actions: _task_queue_pb2.Actions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires", b"expires", "first_claim", b"first_claim", "last_date_active", b"last_date_active", "quarantine_until", b"quarantine_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "expires", b"expires", "first_claim", b"first_claim", "last_date_active", b"last_date_active", "quarantine_until", b"quarantine_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires", b"expires", "first_claim", b"first_claim", "last_date_active", b"last_date_active", "provisioner_id", b"provisioner_id", "quarantine_until", b"quarantine_until", "recent_tasks", b"recent_tasks", "task_queue_id", b"task_queue_id", "worker_group", b"worker_group", "worker_id", b"worker_id", "worker_type", b"worker_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "expires", b"expires", "first_claim", b"first_claim", "last_date_active", b"last_date_active", "provisioner_id", b"provisioner_id", "quarantine_until", b"quarantine_until", "recent_tasks", b"recent_tasks", "task_queue_id", b"task_queue_id", "worker_group", b"worker_group", "worker_id", b"worker_id", "worker_type", b"worker_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
