@@ -55,6 +55,11 @@ class Exchange:
         """Whether the client has hung up."""
         return self._cycle.disconnected
 
+    @property
+    def over_tls(self) -> bool:
+        """Whether the client speaks TLS with us; then all clients do."""
+        return self._cycle.scope["scheme"] == "https"
+
     def hang_up(self) -> None:
         """Ends the connection in the middle of an answer."""
         self._cycle.transport.abort()

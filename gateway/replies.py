@@ -37,6 +37,9 @@ ALWAYS: Sequence[Header] = (
 )
 """What every API answer says, errors and unknown routes included."""
 
+#: Said over TLS only, which a door that speaks it at all asks of everybody: 90 days of it.
+_OVER_TLS = b"strict-transport-security: max-age=7776000\r\n"
+
 _ALWAYS = b"".join(b"%s: %s\r\n" % header for header in ALWAYS)
 #: What makes 128 random bits a UUID of version 4.
 _UUID_FREE = ~(0xF << 76 | 0x3 << 62)
@@ -59,6 +62,8 @@ async def send(
 ) -> None:
     """Sends an API answer. `headers` are the request's; `extra` are further ones for the answer."""
     lines = [_ALWAYS, trace_lines(headers)]
+    if exchange.over_tls:
+        lines.append(_OVER_TLS)
     if extra:
         lines += [b"%s: %s\r\n" % header for header in extra]
     if status != 204:

@@ -264,6 +264,7 @@ async def test_headers_of_every_answer(queue: Queue, path: str) -> None:
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
     assert answer.headers["etag"].startswith('W/"')
     assert answer.headers["vary"] == "Accept-Encoding"
+    assert "strict-transport-security" not in answer.headers
 
 
 async def test_trace_ids(queue: Queue) -> None:

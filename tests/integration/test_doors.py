@@ -128,7 +128,8 @@ def _http(process: app.Process, **changes: Any) -> HttpDoor:
 
 
 async def test_https(process: app.Process, certificate: tuple[str, str]) -> None:
-    """auth.md 1.3: with TLS on the socket, the port that a signature covers is its own."""
+    """auth.md 1.3: with TLS on the socket, the port that a signature covers is its own. queue.md 8.6:
+    browsers are told to stay with TLS, by refusals, too."""
     chain, key = certificate
     door = _http(process, tls_cert_file=chain, tls_key_file=key)
     port = await door.open()
@@ -139,6 +140,8 @@ async def test_https(process: app.Process, certificate: tuple[str, str]) -> None
         header = signature(root, "GET", url, b"", "")
         answer = await client.get(url, headers={"Authorization": header})
         assert (answer.status_code, answer.json()) == (200, {"scopes": ["*"]})
+        for reply in (answer, await client.get(f"https://localhost:{port}/api/queue/v1/nothing")):
+            assert reply.headers["strict-transport-security"] == "max-age=7776000"
     await door.close()
 
 
