@@ -12,7 +12,14 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 CALLS = Counter("tcqueue_calls", "Calls ended, by method and result code", ["method", "code"])
 SECONDS = Histogram("tcqueue_call_seconds", "Time a call took", ["method"], buckets=_BUCKETS)
 OPEN = Gauge("tcqueue_open_calls", "Calls under way, streams included", ["method"])
-RESOLVED = Counter("tcqueue_resolved_runs", "Runs resolved, by queue and reason", ["task_queue", "reason"])
+# These three have the names and labels of the published reference (queue.md 6.2).
+COMPLETED = Counter("queue_completed_tasks", "Runs completed", ["provisionerId", "workerType"])
+FAILED = Counter("queue_failed_tasks", "Runs failed", ["provisionerId", "workerType", "reasonResolved"])
+EXCEPTION = Counter(
+    "queue_exception_tasks",
+    "Runs resolved as an exception, retried or not",
+    ["provisionerId", "workerType", "reasonResolved"],
+)
 STREAMS = Gauge("tcqueue_claim_streams", "Open ClaimWork streams")
 CLAIMED = Counter("tcqueue_claimed_runs", "Runs handed to workers", ["task_queue"])
 LOOP_ROUNDS = Counter("tcqueue_loop_rounds", "Rounds of background loops", ["loop", "result"])
@@ -28,6 +35,7 @@ REMOVED_WORKERS = Counter("tcqueue_removed_workers", "Workers reported gone that
 
 _bound: dict[str, tuple[Histogram, Gauge]] = {}
 _codes: dict[tuple[str, str], Counter] = {}
+_ends: dict[tuple[str, str, str], Counter] = {}
 
 
 def started(method: str) -> Callable[[str], None]:
@@ -48,3 +56,16 @@ def started(method: str) -> Callable[[str], None]:
         counter.inc()
 
     return done
+
+
+def resolved(task_queue_id: str, state: str, reason: str, count: int) -> None:
+    """Counts runs that were resolved."""
+    counter = _ends.get((task_queue_id, state, reason))
+    if counter is None:
+        provisioner_id, _, worker_type = task_queue_id.partition("/")
+        if state == "completed":
+            counter = COMPLETED.labels(provisioner_id, worker_type)
+        else:
+            counter = (FAILED if state == "failed" else EXCEPTION).labels(provisioner_id, worker_type, reason)
+        _ends[task_queue_id, state, reason] = counter
+    counter.inc(count)

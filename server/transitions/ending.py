@@ -85,6 +85,7 @@ async def end_in(
     effects = Effects()
     for task_id, run_id, _, stream_id in sorted(ended):
         effects.events.append(messages.task_resolved(facts[task_id], run_id))
+        effects.resolved[facts[task_id].task_queue_id, "exception", reason] += 1
         effects.revoke(stream_id, task_id, run_id, reason)
     dependents_started(dependents, effects)
     groups_closed(groups, effects)

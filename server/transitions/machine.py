@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from server import metrics
 from server.config import Settings
 from server.domain import frames
 from server.errors import ResourceNotFound
@@ -35,6 +37,8 @@ class Effects:
     queues: set[str] = field(default_factory=set)
     #: Runs taken from streams: `<stream> <task> <run> <reason>`.
     revocations: list[str] = field(default_factory=list)
+    #: How many runs were resolved, repeats aside, by task queue, state and reason.
+    resolved: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     def revoke(self, stream_id: str | None, task_id: str, run_id: int, reason: str) -> None:
         """Tells the stream that holds a run, if one does, that it is no longer its own."""
@@ -46,6 +50,7 @@ class Effects:
         self.events += later.events
         self.queues |= later.queues
         self.revocations += later.revocations
+        self.resolved += later.resolved
 
 
 class Desk(Protocol):
@@ -87,7 +92,7 @@ class Machine:
         return facts[task_id]
 
     def tell(self, effects: Effects) -> None:
-        """After the commit: wakes claimers, streams and watchers."""
+        """After the commit: wakes claimers, streams and watchers, and counts."""
         publish = self.hub.publish
         for queue_id in effects.queues:
             publish("pending", queue_id)
@@ -95,6 +100,8 @@ class Machine:
             publish("revoked", revocation)
         if effects.events:
             publish("events", "")
+        for end, count in effects.resolved.items():
+            metrics.resolved(*end, count)
 
 
 def insert_events(effects: Effects) -> list[tuple[str, Sequence[Any]]]:

@@ -220,6 +220,7 @@ def _tell(item: Resolve, facts: TaskFacts, ended: Row, effects: Effects, *, retr
     """The effects of a resolution made by this transaction."""
     stream_id = ended[-1]
     _publish(item, facts, effects)
+    effects.resolved[facts.task_queue_id, item.state, item.reason] += 1
     if retried:
         effects.queues.add(facts.task_queue_id)
     if stream_id is not None and stream_id != item.guard:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
+from prometheus_client import REGISTRY
 
 from tcqueue.v1.task_pb2 import Requires
 from tests.conformance.building import WORKER, at, new_id
@@ -194,3 +197,24 @@ async def test_reports_on_an_older_run(queue: Queue) -> None:
             with refused("RequestConflict"):
                 await queue.resolve(task_id, outcome)
         await queue("CancelTask", task_id=task_id)
+
+
+async def test_counters(queue: Queue) -> None:
+    """queue.md 6.2: every end of a run is counted once, by queue and reason, with a retry or without."""
+    labels = {"provisionerId": "prov", "workerType": f"w{uuid.uuid4().hex}"}
+    queue_id = "/".join(labels.values())
+
+    def counted(kind: str, **more: str) -> float | None:
+        return REGISTRY.get_sample_value(f"queue_{kind}_tasks_total", {**labels, **more})
+
+    for outcome in ("completed", "failed", "worker-shutdown", "malformed-payload"):
+        task_id = (await queue.create(task_queue_id=queue_id)).task_id
+        await queue.claim(queue_id=queue_id)
+        for _ in range(2):
+            await queue.resolve(task_id, outcome)
+        await queue("CancelTask", task_id=task_id)
+    assert counted("completed") == 1
+    assert counted("failed", reasonResolved="failed") == 1
+    for reason in ("worker-shutdown", "malformed-payload", "canceled"):
+        # What was shut down was tried again, and canceled then.
+        assert counted("exception", reasonResolved=reason) == 1
