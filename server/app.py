@@ -49,6 +49,7 @@ from server.loops.events import EventRetention
 from server.loops.expiry import ClientExpiry, expiry_loops
 from server.loops.heartbeat import Heartbeat
 from server.loops.jobs import JobAnnouncements
+from server.loops.queue_metrics import QueueMetrics
 from server.loops.removed_workers import RemovedWorkers
 from server.objects.backends import Backends
 from server.objects.keeper import ObjectKeeper
@@ -270,6 +271,10 @@ async def _serve(
     ]
     if settings.loops:
         background += [loop_base.run(loop, stop) for loop in loops(process.services)]
+    if settings.http_listen:
+        # Not one of the loops that one process may do for all: each has its own /metrics.
+        gauges = QueueMetrics(process.services.db, pause_s=settings.queue_metrics_interval_s)
+        background.append(loop_base.run(gauges, stop))
     if process.relay is not None and settings.relay:
         background.append(process.relay.run(stop))
     if settings.amqp_url and settings.loops:

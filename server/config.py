@@ -64,6 +64,7 @@ class Settings:
     claim_poll_delay_s: float = setting(5.0, "idle pause of the claim expiry loop")
     deadline_poll_delay_s: float = setting(5.0, "idle pause of the deadline loop")
     dependency_poll_delay_s: float = setting(5.0, "idle pause of the loop that pages large fan-outs")
+    queue_metrics_interval_s: float = setting(30.0, "time between two counts of every queue for /metrics")
     loop_batch_size: int = setting(256, "rows one round of a loop handles")
     dependency_page_size: int = setting(1000, "dependents released inside the resolving transaction")
     task_expiration_delay_s: float = setting(

@@ -20,6 +20,22 @@ EXCEPTION = Counter(
     "Runs resolved as an exception, retried or not",
     ["provisionerId", "workerType", "reasonResolved"],
 )
+_QUEUE = ["provisionerId", "workerType"]
+# So have these, which loops/queue_metrics.py sets.
+PENDING_TASKS = Gauge("queue_pending_tasks", "Pending tasks", _QUEUE)
+CLAIMED_TASKS = Gauge("queue_claimed_tasks", "Claimed tasks", _QUEUE)
+WORKERS = Gauge("queue_workers_total", "Workers", _QUEUE)
+QUARANTINED_WORKERS = Gauge("queue_quarantined_workers", "Quarantined workers", _QUEUE)
+RUNNING_WORKERS = Gauge("queue_running_workers", "Workers with a task, as many as there are claims", _QUEUE)
+IDLE_WORKERS = Gauge("queue_idle_workers", "Workers neither quarantined nor running", _QUEUE)
+QUEUE_GAUGES = (
+    PENDING_TASKS,
+    CLAIMED_TASKS,
+    WORKERS,
+    QUARANTINED_WORKERS,
+    RUNNING_WORKERS,
+    IDLE_WORKERS,
+)
 STREAMS = Gauge("tcqueue_claim_streams", "Open ClaimWork streams")
 CLAIMED = Counter("tcqueue_claimed_runs", "Runs handed to workers", ["task_queue"])
 LOOP_ROUNDS = Counter("tcqueue_loop_rounds", "Rounds of background loops", ["loop", "result"])

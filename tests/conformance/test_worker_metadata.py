@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
+from server.loops.queue_metrics import QueueMetrics
 from tcqueue.v1.options_pb2 import Stability
 from tests.conformance.building import QUEUE, at, definition, new_id, now
 from tests.conformance.door import METHODS, refused, strange
@@ -403,3 +406,40 @@ async def pages(queue: Queue, method: str) -> list[Any]:
         found += page.tasks
         token = page.continuation_token
     return found
+
+
+async def test_gauges(queue: Queue) -> None:
+    """queue.md 6.2: what is in every queue, and nothing any more of a queue that is gone."""
+    labels = {"provisionerId": "prov", "workerType": f"w{uuid.uuid4().hex}"}
+    queue_id = "/".join(labels.values())
+    gauges = QueueMetrics(queue.services.db, pause_s=1.0)
+
+    async def shown() -> dict[str, float | None]:
+        await gauges.run_once()
+        names = ("pending_tasks", "claimed_tasks", "workers_total", "quarantined_workers")
+        return {
+            name: REGISTRY.get_sample_value(f"queue_{name}", labels)
+            for name in (*names, "running_workers", "idle_workers")
+        }
+
+    assert set((await shown()).values()) == {None}
+    for _ in range(3):
+        await queue.create(task_queue_id=queue_id)
+    assert (await shown())["pending_tasks"] == 3
+    for worker in ("group/a", "group/b", "group/c"):
+        await declare(queue, queue_id, worker)
+    named = {"provisioner_id": "prov", "worker_type": labels["workerType"], "worker_group": "group"}
+    await queue("QuarantineWorker", **named, worker_id="c", quarantine_until=at(hours=1))
+    await queue.claim(queue_id=queue_id, worker="group/a")
+    assert await shown() == {
+        "pending_tasks": 2,
+        "claimed_tasks": 1,
+        "workers_total": 3,
+        "quarantined_workers": 1,
+        "running_workers": 1,
+        "idle_workers": 1,
+    }
+    await queue.sql("delete from runs where task_queue_id = $1", queue_id)
+    await queue.sql("delete from workers where task_queue_id = $1", queue_id)
+    await queue.sql("delete from task_queues where task_queue_id = $1", queue_id)
+    assert set((await shown()).values()) == {None}
