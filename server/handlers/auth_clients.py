@@ -61,8 +61,9 @@ async def get_client(call: Call, request: GetClientRequest) -> GetClientResponse
 async def create_client(call: Call, request: CreateClientRequest) -> CreateClientResponse:
     """Makes a client, or finds the one that an equal call has just made."""
 
-    def authorize(scopes: Sequence[str]) -> None:
+    def authorize(scopes: Sequence[str]) -> str:
         call.authorize({"clientId": request.client_id, "scopes": scopes})
+        return call.actor
 
     made, token = await call.services.clients.create(
         request.client_id,
@@ -70,8 +71,7 @@ async def create_client(call: Call, request: CreateClientRequest) -> CreateClien
         expires=_expires(request),
         scopes=list(request.scopes),
         delete_on_expiration=request.delete_on_expiration,
-        actor=call.actor,
-        authorize=authorize,
+        actor=authorize,
     )
     return CreateClientResponse(client=await _with_token(call, made, token))
 
@@ -79,8 +79,9 @@ async def create_client(call: Call, request: CreateClientRequest) -> CreateClien
 async def update_client(call: Call, request: UpdateClientRequest) -> UpdateClientResponse:
     """Replaces what a client says of itself, and its scopes when they are given."""
 
-    def authorize(scopes: Sequence[str]) -> None:
+    def authorize(scopes: Sequence[str]) -> str:
         call.authorize({"clientId": request.client_id, "scopesAdded": scopes})
+        return call.actor
 
     changed = await call.services.clients.update(
         request.client_id,
@@ -88,8 +89,7 @@ async def update_client(call: Call, request: UpdateClientRequest) -> UpdateClien
         expires=_expires(request),
         scopes=list(request.scopes.scopes) if request.HasField("scopes") else None,
         delete_on_expiration=request.delete_on_expiration,
-        actor=call.actor,
-        authorize=authorize,
+        actor=authorize,
     )
     return UpdateClientResponse(client=await _shown(call, changed))
 

@@ -67,15 +67,15 @@ async def get_role(call: Call, request: GetRoleRequest) -> GetRoleResponse:
 async def create_role(call: Call, request: CreateRoleRequest) -> CreateRoleResponse:
     """Makes a role, or finds the equal one that is there."""
 
-    def authorize(scopes: Sequence[str]) -> None:
+    def authorize(scopes: Sequence[str]) -> str:
         call.authorize({"roleId": request.role_id, "scopes": scopes})
+        return call.actor
 
     made = await call.services.roles.create(
         request.role_id,
         description=request.description,
         scopes=list(request.scopes.scopes),
-        actor=call.actor,
-        authorize=authorize,
+        actor=authorize,
     )
     return CreateRoleResponse(role=await _shown(call, made))
 
@@ -83,15 +83,15 @@ async def create_role(call: Call, request: CreateRoleRequest) -> CreateRoleRespo
 async def update_role(call: Call, request: UpdateRoleRequest) -> UpdateRoleResponse:
     """Replaces a role's description and scopes."""
 
-    def authorize(scopes: Sequence[str]) -> None:
+    def authorize(scopes: Sequence[str]) -> str:
         call.authorize({"roleId": request.role_id, "scopesAdded": scopes})
+        return call.actor
 
     changed = await call.services.roles.update(
         request.role_id,
         description=request.description,
         scopes=list(request.scopes.scopes),
-        actor=call.actor,
-        authorize=authorize,
+        actor=authorize,
     )
     return UpdateRoleResponse(role=await _shown(call, changed))
 

@@ -51,8 +51,9 @@ T = TypeVar("T")
 Change: TypeAlias = Callable[[Transaction, News], Awaitable[T]]
 """Works in a transaction and adds to the news what is to be told of it."""
 
-Authorize: TypeAlias = Callable[[Sequence[str]], None]
-"""Called with the scopes a change hands out, before anything is written; raises to forbid it."""
+Authorize: TypeAlias = Callable[[Sequence[str]], str]
+"""Called with the scopes a change hands out, before anything is written: raises to forbid it, or returns the
+clientId of whoever makes it. Not known before, since what is wrong with a request is told first."""
 
 EVENTS = "events"
 """The channel on which watchers of the event log wait."""
@@ -100,6 +101,11 @@ class Changes:
             if news.events:
                 self._hub.publish(EVENTS, "")
         return made
+
+
+def settled(actor: str | Authorize, scopes: Sequence[str]) -> str:
+    """Who makes a change that hands out these scopes. Raises what an `Authorize` does."""
+    return actor if isinstance(actor, str) else actor(scopes)
 
 
 def check_contents(description: str, scopes: Sequence[str]) -> None:

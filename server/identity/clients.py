@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from server.errors import AlreadyExists, InputError, InvalidRequestArguments, ResourceNotFound
-from server.identity.changes import MAX_ID, Authorize, Changes, News, check_contents
+from server.identity.changes import MAX_ID, Authorize, Changes, News, check_contents, settled
 from server.identity.model import is_client_id
 from server.identity.secrets import SecretBox, new_access_token
 from server.store.database import Database, Transaction
@@ -42,7 +42,8 @@ class Client:
 
 
 class Clients:
-    """Changes to clients. `actor` is the clientId of whoever makes one, for the audit trail.
+    """Changes to clients. `actor` is the clientId of whoever makes one, for the audit trail, or what allows
+    it and tells.
 
     Every method raises InvalidRequestArguments for what can be no clientId, and those that change
     one raise InputError for `static/` ids, which only the settings change.
@@ -76,8 +77,7 @@ class Clients:
         expires: datetime,
         scopes: Sequence[str] = (),
         delete_on_expiration: bool = False,
-        actor: str,
-        authorize: Authorize | None = None,
+        actor: str | Authorize,
     ) -> tuple[Client, str]:
         """Make a client; gives it with its access token, which nothing but `reset` shows again.
 
@@ -86,8 +86,7 @@ class Clients:
         """
         _refuse_static(client_id)
         check_contents(description, scopes)
-        if authorize is not None:
-            authorize(scopes)
+        who = settled(actor, scopes)
         token = new_access_token()
         params = [
             client_id,
@@ -96,7 +95,7 @@ class Clients:
             list(scopes),
             expires,
             delete_on_expiration,
-            actor,
+            who,
         ]
 
         async def insert(tx: Transaction, news: News) -> tuple[Client, str]:
@@ -123,12 +122,11 @@ class Clients:
         expires: datetime,
         scopes: Sequence[str] | None = None,
         delete_on_expiration: bool = False,
-        actor: str,
-        authorize: Authorize | None = None,
+        actor: str | Authorize,
     ) -> Client:
         """Replace what a client says of itself; None keeps its scopes. ResourceNotFound.
 
-        `authorize` is asked about the scopes that are not literally among the old ones.
+        `actor` is asked about the scopes that are not literally among the old ones.
         """
         _refuse_static(client_id)
         check_contents(description, scopes or ())
@@ -136,9 +134,8 @@ class Clients:
         async def update(tx: Transaction, news: News) -> Client:
             stored = _found(await tx.run(_SQL["client_lock"], [client_id]))
             wanted = stored.scopes if scopes is None else tuple(scopes)
-            if authorize is not None:
-                authorize([scope for scope in wanted if scope not in stored.scopes])
-            params = [client_id, description, list(wanted), expires, delete_on_expiration, actor]
+            who = settled(actor, [scope for scope in wanted if scope not in stored.scopes])
+            params = [client_id, description, list(wanted), expires, delete_on_expiration, who]
             news.of_client(client_id, "client-updated")
             return _found(await tx.run(_SQL["client_update"], params))
 

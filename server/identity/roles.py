@@ -10,7 +10,7 @@ from typing import Any
 from server.domain.roles import RoleSet, check_cycles, check_role, is_role_id
 from server.domain.scopes import ScopeSet, canonical_key
 from server.errors import AlreadyExists, InvalidRequestArguments, ResourceNotFound
-from server.identity.changes import MAX_ID, Authorize, Changes, News, check_contents
+from server.identity.changes import MAX_ID, Authorize, Changes, News, check_contents, settled
 from server.store.database import Database, Transaction
 from server.store.statements import load
 
@@ -36,7 +36,8 @@ class Role:
 
 
 class Roles:
-    """Changes to roles. `actor` is the clientId of whoever makes one, for the audit trail.
+    """Changes to roles. `actor` is the clientId of whoever makes one, for the audit trail, or what allows
+    it and tells.
 
     Every method raises InvalidRequestArguments for what can be no roleId.
     """
@@ -60,24 +61,22 @@ class Roles:
         *,
         description: str,
         scopes: Sequence[str],
-        actor: str,
-        authorize: Authorize | None = None,
+        actor: str | Authorize,
     ) -> Role:
         """Make a role; the same description and scopes again give the stored one.
 
-        AlreadyExists for others, InputError for what may be no role (auth.md 5.1). `authorize` is
+        AlreadyExists for others, InputError for what may be no role (auth.md 5.1). `actor` is
         asked about all the scopes.
         """
         _check(role_id, description, scopes)
-        if authorize is not None:
-            authorize(scopes)
+        who = settled(actor, scopes)
         ordered = sorted(scopes, key=canonical_key)
 
         async def insert(tx: Transaction, news: News) -> Role:
             await tx.run(_SQL["roles_lock"], [])
             _check_together(await _all(tx), role_id, ordered)
             news.of_role(role_id, "role-created")
-            rows = await tx.run(_SQL["role_insert"], [role_id, description, ordered, actor])
+            rows = await tx.run(_SQL["role_insert"], [role_id, description, ordered, who])
             if rows:
                 return Role.of_row(rows[0])
             stored = _found(await tx.run(_SQL["role_get"], [role_id]))
@@ -93,12 +92,11 @@ class Roles:
         *,
         description: str,
         scopes: Sequence[str],
-        actor: str,
-        authorize: Authorize | None = None,
+        actor: str | Authorize,
     ) -> Role:
         """Replace a role's description and scopes. ResourceNotFound, or InputError as `create`.
 
-        `authorize` is asked about the scopes that the expansion of the old ones does not satisfy.
+        `actor` is asked about the scopes that the expansion of the old ones does not satisfy.
         """
         _check(role_id, description, scopes)
         ordered = sorted(scopes, key=canonical_key)
@@ -107,12 +105,11 @@ class Roles:
             await tx.run(_SQL["roles_lock"], [])
             roles = await _all(tx)
             stored = _found(await tx.run(_SQL["role_get"], [role_id]))
-            if authorize is not None:
-                held = ScopeSet.of_normalized(RoleSet(roles).expand(stored.scopes))
-                authorize([scope for scope in ordered if not held.satisfies(scope)])
+            held = ScopeSet.of_normalized(RoleSet(roles).expand(stored.scopes))
+            who = settled(actor, [scope for scope in ordered if not held.satisfies(scope)])
             _check_together(roles, role_id, ordered)
             news.of_role(role_id, "role-updated")
-            return _found(await tx.run(_SQL["role_update"], [role_id, description, ordered, actor]))
+            return _found(await tx.run(_SQL["role_update"], [role_id, description, ordered, who]))
 
         return await self._changes.make(update)
 

@@ -210,6 +210,25 @@ async def test_static_clients(queue: Queue, method: str, fields: dict[str, Any])
     await queue("GetClient", client_id="static/tcqueue/queue")
 
 
+@pytest.mark.parametrize("method", ["CreateClient", "UpdateClient"])
+async def test_what_is_wrong_comes_before_who_asks(queue: Queue, method: str) -> None:
+    """auth.md 7: creations and updates are judged in an order that begins with the request."""
+    wrong = Caller(queue.door, Credentials("root", "wrong" * 5))
+    for caller in (wrong, queue.anonymous):
+        with refused("InputError", "static/"):
+            await caller(method, client_id="static/some/service", description="", expires=at(days=1))
+        request = {"client_id": "ci/one", "description": "", "expires": at(days=1)}
+        scopes = ["a**"] if method == "CreateClient" else {"scopes": ["a**"]}
+        with refused("InputError", "scopes must not end with `**`"):
+            await caller(method, **request, scopes=scopes)
+        if method == "UpdateClient":
+            with refused("ResourceNotFound", "Client not found"):
+                await caller(method, **request)
+    await make(queue)
+    with refused("AuthenticationFailed"):
+        await wrong(method, **request)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

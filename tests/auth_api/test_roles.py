@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from server.client.credentials import Credentials
 from tests.conformance.door import refused
-from tests.plugins.server import Queue
+from tests.plugins.server import Caller, Queue
 
 
 async def make(queue: Queue, role_id: str, *scopes: str, description: str = "") -> Any:
@@ -86,6 +87,20 @@ async def test_forbidden_scopes(queue: Queue, scopes: list[str]) -> None:
     """auth.md 5.1."""
     with refused("InputError"):
         await make(queue, "some*", *scopes)
+
+
+async def test_what_is_wrong_comes_before_who_asks(queue: Queue) -> None:
+    """auth.md 7: two stars are refused to whoever sends them, updates of a role that is not there too."""
+    wrong = Caller(queue.door, Credentials("root", "wrong" * 5))
+    for method in ("CreateRole", "UpdateRole"):
+        with refused("InputError", "scopes must not end with `**`"):
+            await wrong(method, role_id="r", description="", scopes={"scopes": ["a**"]})
+    with refused("ResourceNotFound"):
+        await wrong("UpdateRole", role_id="r", description="", scopes={"scopes": []})
+    await make(queue, "r")
+    for method in ("CreateRole", "UpdateRole"):
+        with refused("AuthenticationFailed"):
+            await wrong(method, role_id="r", description="", scopes={"scopes": []})
 
 
 @pytest.mark.parametrize("scopes", [["a\n"], ["a\nb"], ["\t"], ["\r"], ["é"], ["a", "a"]], ids=repr)

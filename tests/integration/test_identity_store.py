@@ -24,16 +24,17 @@ from tests.plugins.identity import BOX, EXPIRES, WHO, client_arguments
 
 
 class Forbid:
-    """An authorize callback that notes what it is asked and, if told so, refuses it."""
+    """An actor that notes what it is asked and, if told so, refuses it."""
 
     def __init__(self, *, refuse: bool = False) -> None:
         self.asked: list[list[str]] = []
         self.refuse = refuse
 
-    def __call__(self, scopes: Sequence[str]) -> None:
+    def __call__(self, scopes: Sequence[str]) -> str:
         self.asked.append(list(scopes))
         if self.refuse:
             raise InsufficientScopes("no")
+        return "tester"
 
 
 # --- clients
@@ -118,9 +119,9 @@ async def test_a_037_and_others_unusable_contents_are_refused_before_authorizati
     ]
     for change, error in cases:
         with pytest.raises(error):
-            await clients.create("a", **client_arguments(**change), authorize=forbid)
+            await clients.create("a", **client_arguments(**change, actor=forbid))
         with pytest.raises(error):
-            await clients.update("a", **client_arguments(**change), authorize=forbid)
+            await clients.update("a", **client_arguments(**change, actor=forbid))
     assert forbid.asked == []
     for bad in ("", "a b", "a\n", "ä"):
         with pytest.raises(InvalidRequestArguments):
@@ -143,14 +144,14 @@ async def test_a_039_only_scopes_not_there_before_need_authorization(clients: Cl
     """A-039"""
     await clients.create("a", **client_arguments(scopes=["a*", "b"]))
     ask = Forbid()
-    await clients.update("a", **client_arguments(scopes=["a*"]), authorize=ask)
-    await clients.update("a", **client_arguments(scopes=["a1"]), authorize=ask)
+    await clients.update("a", **client_arguments(scopes=["a*"], actor=ask))
+    await clients.update("a", **client_arguments(scopes=["a1"], actor=ask))
     assert ask.asked == [[], ["a1"]]
     with pytest.raises(InsufficientScopes):
-        await clients.update("a", **client_arguments(scopes=["c"]), authorize=Forbid(refuse=True))
+        await clients.update("a", **client_arguments(scopes=["c"], actor=Forbid(refuse=True)))
     assert (await clients.get("a")).scopes == ("a1",)
     with pytest.raises(InsufficientScopes):
-        await clients.create("new", **client_arguments(), authorize=Forbid(refuse=True))
+        await clients.create("new", **client_arguments(actor=Forbid(refuse=True)))
     with pytest.raises(ResourceNotFound):
         await clients.get("new")
 
@@ -294,18 +295,16 @@ async def test_a_052_update_asks_only_for_what_the_old_expansion_lacks(roles: Ro
     await roles.create("inner", description="", scopes=["x:*"], **WHO)
     await roles.create("outer", description="", scopes=["assume:inner"], **WHO)
     ask = Forbid()
-    await roles.update("outer", description="", scopes=["x:1", "y"], authorize=ask, **WHO)
-    await roles.update("outer", description="", scopes=["x:1"], authorize=ask, **WHO)
-    await roles.update("outer", description="", scopes=["x:2"], authorize=ask, **WHO)
+    await roles.update("outer", description="", scopes=["x:1", "y"], actor=ask)
+    await roles.update("outer", description="", scopes=["x:1"], actor=ask)
+    await roles.update("outer", description="", scopes=["x:2"], actor=ask)
     assert ask.asked == [["y"], [], ["x:2"]]
     with pytest.raises(ResourceNotFound, match="Role not found"):
-        await roles.update("none", description="", scopes=["x"], authorize=Forbid(refuse=True), **WHO)
+        await roles.update("none", description="", scopes=["x"], actor=Forbid(refuse=True))
     with pytest.raises(InputError, match=r"\*\*"):
-        await roles.update("outer", description="", scopes=["x**"], authorize=Forbid(refuse=True), **WHO)
+        await roles.update("outer", description="", scopes=["x**"], actor=Forbid(refuse=True))
     with pytest.raises(InsufficientScopes):
-        await roles.create(
-            "t-*", description="", scopes=["assume:<..>"], authorize=Forbid(refuse=True), **WHO
-        )
+        await roles.create("t-*", description="", scopes=["assume:<..>"], actor=Forbid(refuse=True))
 
 
 async def test_a_053_delete_twice(roles: Roles) -> None:
