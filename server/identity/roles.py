@@ -74,7 +74,9 @@ class Roles:
 
         async def insert(tx: Transaction, news: News) -> Role:
             await tx.run(_SQL["roles_lock"], [])
-            _check_together(await _all(tx), role_id, ordered)
+            roles = await _all(tx)
+            if role_id not in roles:
+                _check_together(roles, role_id, ordered)
             news.of_role(role_id, "role-created")
             rows = await tx.run(_SQL["role_insert"], [role_id, description, ordered, who])
             if rows:
@@ -130,6 +132,7 @@ async def _all(tx: Transaction) -> dict[str, Sequence[str]]:
 
 
 def _check_together(roles: dict[str, Sequence[str]], role_id: str, scopes: Sequence[str]) -> None:
+    check_role(role_id, scopes)
     check_cycles(roles | {role_id: scopes})
 
 
@@ -148,4 +151,3 @@ def _checked(role_id: str) -> str:
 def _check(role_id: str, description: str, scopes: Sequence[str]) -> None:
     _checked(role_id)
     check_contents(description, scopes)
-    check_role(role_id, scopes)

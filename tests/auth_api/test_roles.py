@@ -82,6 +82,25 @@ async def test_cycles(queue: Queue) -> None:
         )
 
 
+async def test_when_a_role_is_judged(queue: Queue) -> None:
+    """auth.md 5.1, 7: parameters and cycles come after authorization, and after what is there already."""
+    maker = queue.having("auth:create-role:*", "auth:update-role:*")
+    for scopes in (["x<..>y<..>"], ["*<..>"], ["assume:<..>"]):
+        request = {"role_id": "some*", "description": "", "scopes": {"scopes": scopes}}
+        with refused("InsufficientScopes"):
+            await maker("CreateRole", **request)
+        with refused("ResourceNotFound"):
+            await queue("UpdateRole", **request)
+    await make(queue, "some*", "s")
+    with refused("InsufficientScopes"):
+        await maker("UpdateRole", **request)
+    for scopes in (["x<..>y<..>"], ["*<..>"], ["assume:<..>"]):
+        with refused("RequestConflict"):
+            await make(queue, "some*", *scopes)
+        with refused("InputError"):
+            await queue("UpdateRole", role_id="some*", description="", scopes={"scopes": scopes})
+
+
 @pytest.mark.parametrize("scopes", [["a**"], ["x<..>y<..>"], ["*<..>"]], ids=str)
 async def test_forbidden_scopes(queue: Queue, scopes: list[str]) -> None:
     """auth.md 5.1."""
