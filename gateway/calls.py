@@ -64,6 +64,8 @@ class HttpCall:
             if rule.empty_body:
                 return rule.success_status, b"", extra
             value = _body(response, rule.response_body)
+            if rule.echoed and self._draft is not None:
+                value |= self._draft.as_given(rule.echoed)
             return rule.success_status, writing.to_bytes(value, indent=True), extra
         except QueueError as e:
             return self.failed(e)

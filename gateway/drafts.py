@@ -75,6 +75,11 @@ class HttpDraft:
         value = self._value if isinstance(self._value, dict) else {}
         return {name: _texts(value.get(name)) for name in names}
 
+    def as_given(self, names: Sequence[str]) -> Mapping[str, object]:
+        """Members of a valid body as they were sent."""
+        assert isinstance(self._value, dict)
+        return {name: self._value[name] for name in names}
+
     def read(self, method: Method, validator: RequestValidator) -> Message:
         """The message. Path arguments are judged first, then the query, then the body."""
         rule = method.http

@@ -34,7 +34,7 @@ class HttpRule:
     for none, and `response_headers` are further headers of the answer with the fields that fill them; an
     answer with `empty_body` has nothing else. Requests whose body has one of `yields_with`, or with
     `yields_without_body` none at all, are for the next method of the same path. `legacy` says that clients
-    of 2014 know it.
+    of 2014 know it. `echoed` are members of the body that the answer repeats as they were sent.
     `more_places` are further verbs and templates under which the same is served, with the same fields.
     """
 
@@ -54,6 +54,7 @@ class HttpRule:
     yields_with: frozenset[str] = frozenset()
     yields_without_body: bool = False
     legacy: bool = False
+    echoed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,7 @@ def _http_rule(
         more_places=tuple(map(_place, http.additional_bindings)),
         event_stream=rules.event_stream if rules.HasField("event_stream") else None,
         empty_body=rules.empty_body,
+        echoed=tuple(descriptor.input_type.fields_by_name[name].camelcase_name for name in rules.echoed),
         yields_with=frozenset(rules.yields_with),
         yields_without_body=rules.yields_without_body,
         legacy=rules.legacy,

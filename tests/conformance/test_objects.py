@@ -322,7 +322,8 @@ async def test_expires_below_a_millisecond(queue: Queue) -> None:
 
 @pytest.mark.doors("http")
 async def test_notations_of_expires(queue: Queue) -> None:
-    """O-009: the same instant, however it is written; another one is refused."""
+    """O-001 O-009: the same instant, however it is written, and it comes back as it was written; another one
+    is refused."""
     instant = datetime(2044, 5, 6, 7, 8, 9, tzinfo=UTC)
     body = {"projectId": PROJECT, "uploadId": slugid.v4(), "proposedUploadMethods": {}}
     east = instant.astimezone(timezone(timedelta(hours=5, minutes=30)))
@@ -336,6 +337,8 @@ async def test_notations_of_expires(queue: Queue) -> None:
     ):
         answer = await send(queue, "PUT", f"{BASE}/upload/x", {**body, "expires": text}, queue.credentials)
         assert answer.status_code == status, (text, answer.text)
+        if status == 200:
+            assert answer.json()["expires"] == text
 
 
 async def test_after_the_end(queue: Queue) -> None:

@@ -366,6 +366,7 @@ class MethodRules(_message.Message):
     EMPTY_BODY_FIELD_NUMBER: _builtins.int
     DEFERRED_FIELD_NUMBER: _builtins.int
     SCOPES_FIRST_FIELD_NUMBER: _builtins.int
+    ECHOED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the reference, for instance `createTask`. Empty: gRPC only."""
     title: _builtins.str
@@ -416,6 +417,10 @@ class MethodRules(_message.Message):
     def yields_with(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Members of a JSON body by which a request is known to be meant for today's method at the same path."""
 
+    @_builtins.property
+    def echoed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Response fields that the answer over HTTP repeats as they stood in the request's JSON body, digit for digit."""
+
     def __init__(
         self,
         *,
@@ -436,10 +441,11 @@ class MethodRules(_message.Message):
         empty_body: _builtins.bool = ...,
         deferred: _builtins.bool = ...,
         scopes_first: _builtins.bool = ...,
+        echoed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_stream", b"event_stream", "scopes", b"scopes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "deferred", b"deferred", "empty_body", b"empty_body", "event_stream", b"event_stream", "legacy", b"legacy", "name", b"name", "query", b"query", "redirect", b"redirect", "response_headers", b"response_headers", "scopes", b"scopes", "scopes_first", b"scopes_first", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body", "yields_with", b"yields_with", "yields_without_body", b"yields_without_body"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "deferred", b"deferred", "echoed", b"echoed", "empty_body", b"empty_body", "event_stream", b"event_stream", "legacy", b"legacy", "name", b"name", "query", b"query", "redirect", b"redirect", "response_headers", b"response_headers", "scopes", b"scopes", "scopes_first", b"scopes_first", "stability", b"stability", "success_status", b"success_status", "title", b"title", "unchecked_body", b"unchecked_body", "yields_with", b"yields_with", "yields_without_body", b"yields_without_body"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
