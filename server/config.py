@@ -153,6 +153,9 @@ class Settings:
     static_clients: list[dict[str, Any]] = field(
         default_factory=list, metadata={"help": "JSON list of clientId, accessToken, scopes, description"}
     )
+    last_used_interval_s: float = setting(
+        6 * 3600.0, "how old a client's lastDateUsed must be before a use of it is written down"
+    )
     default_anonymous_role: bool = setting(True, "fill the anonymous role at the very first start")
 
     # Artifacts

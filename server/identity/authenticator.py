@@ -29,7 +29,6 @@ _log = logging.getLogger(__name__)
 
 _MAX_REMEMBERED = 8192  # verified tokens; with their scopes some 5 KB each
 _REMEMBERED_FOR_S = 600.0  # then checked again, which also notes the client's use
-_USE_NOTED_EVERY_S = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,9 @@ class Authenticator:
         self._db = db
         self._hub = hub
         self._clock = clock
+        self._last_used_interval_s = settings.last_used_interval_s
+        # What is remembered is not looked at again, nor its client's use noted.
+        self._remembered_for_s = min(_REMEMBERED_FOR_S, self._last_used_interval_s)
         self._directory = Directory(SecretBox.from_settings(settings))
         self._remembered: dict[str | None, tuple[Identity, float]] = {}
         #: Who signs by Hawk: the key and what it allows, by clientId and ext.
@@ -114,7 +116,7 @@ class Authenticator:
             await self._fresh()
         now = self._clock()
         client = self._directory.issuer(delegate.client_id, now)
-        if self._directory.used(delegate.client_id, now, _USE_NOTED_EVERY_S):
+        if self._directory.used(delegate.client_id, now, self._last_used_interval_s):
             self._run(self._note_use(delegate.client_id))
         scopes = self._directory.effective(client.scopes.scopes)
         return Identity(delegate.client_id, scopes, client.expires, "delegate")
@@ -183,10 +185,10 @@ class Authenticator:
             scopes, expires, until = verified.scopes, verified.expires, verified.accepted_until
             key = certificates.key_of(signed.certificate, issuer) or ""
         effective = self._directory.effective(scopes, signed.authorized_scopes)
-        if self._directory.used(issuer_id, now, _USE_NOTED_EVERY_S):
+        if self._directory.used(issuer_id, now, self._last_used_interval_s):
             self._run(self._note_use(issuer_id))
         identity = Identity(signed.client_id, effective, expires, "hawk")
-        return _Signer(key, identity, min(until, now + _REMEMBERED_FOR_S))
+        return _Signer(key, identity, min(until, now + self._remembered_for_s))
 
     def authenticate_cached(self, token: str | None) -> Identity | None:
         """The identity of a token verified before; None when `authenticate_bearer` must be asked."""
@@ -219,8 +221,8 @@ class Authenticator:
         # From here to the end nothing is awaited, so the directory is one and the same throughout.
         now = self._clock()
         identity, until = self._verify(token, claims, issuer_id, now)
-        self._remember(token, identity, min(until, now + _REMEMBERED_FOR_S))
-        if self._directory.used(issuer_id, now, _USE_NOTED_EVERY_S):
+        self._remember(token, identity, min(until, now + self._remembered_for_s))
+        if self._directory.used(issuer_id, now, self._last_used_interval_s):
             self._run(self._note_use(issuer_id))
         return identity
 
@@ -338,7 +340,7 @@ class Authenticator:
 
     async def _note_use(self, client_id: str) -> None:
         try:
-            await self._db.fetch(_SQL["client_touch"], [[client_id], _USE_NOTED_EVERY_S])
+            await self._db.fetch(_SQL["client_touch"], [[client_id], self._last_used_interval_s])
         except QueueError as e:
             _log.warning("the use of client %s could not be noted: %s", client_id, e)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,10 +15,10 @@ import pytest
 
 from server.domain.roles import ANONYMOUS_SCOPES
 from server.errors import AuthenticationFailed, Unavailable
-from server.identity import bootstrap, certificates, tokens
+from server.identity import bootstrap, certificates, hawk, tokens
 from server.identity.authenticator import Authenticator
 from server.identity.clients import Clients
-from server.identity.model import NOBODY, epoch_ms
+from server.identity.model import NOBODY, Credential, HawkRequest, epoch_ms
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.store.database import Database
 from tests.plugins.identity import EXPIRES, SETTINGS, WHO, Process, client_arguments, running
@@ -230,6 +231,31 @@ async def test_the_use_of_a_client_is_noted_every_six_hours(db: Database, proces
     await again.authenticate_bearer(tokens.mint("c", token))
     await again.stop()
     assert (await process.clients.get("c")).last_date_used >= made
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "hawk"])
+async def test_how_often_the_use_of_a_client_is_noted_is_a_setting(
+    db: Database, process: Process, scheme: str
+) -> None:
+    """auth.md 8: whatever is remembered of a caller."""
+    now = [time.time()]
+    settings = replace(SETTINGS, last_used_interval_s=60.0)
+    authenticator = Authenticator(db, process.hub, settings, clock=lambda: now[0])
+    _, token = await process.clients.create("c", **client_arguments())
+    await authenticator.start()
+    credential: Credential = tokens.mint("c", token, now=now[0])
+    if scheme == "hawk":
+        header = hawk.header("GET", "http://localhost/", "c", token, now=now[0])
+        credential = HawkRequest("GET", "/", "localhost", 80, header)
+    await authenticator.authenticate(credential)
+    (row,) = await db.fetch(
+        "update clients set last_date_used = now() - interval '2 minutes' where client_id = 'c' "
+        "returning last_date_used"
+    )
+    now[0] += 61
+    await authenticator.authenticate(credential)
+    await authenticator.stop()
+    assert (await process.clients.get("c")).last_date_used > row[0]
 
 
 # --- several processes
