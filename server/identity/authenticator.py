@@ -33,8 +33,10 @@ _REMEMBERED_FOR_S = 600.0  # then checked again, which also notes the client's u
 
 @dataclass(frozen=True, slots=True)
 class _Signer:
-    """A key that has been proven, what it allows, and until when that is remembered (epoch seconds)."""
+    """A key that has been proven, what it allows, and until when that is remembered (epoch seconds).
+    `issuer_id` is the client that it is of, or was made from."""
 
+    issuer_id: str
     key: str
     identity: Identity
     until: float
@@ -159,9 +161,11 @@ class Authenticator:
         if known is None or known.until <= now:
             known = self._signer(signed, now)
             hawk.verify(signed, known.key, request, now)
-            # Only now: what anybody may send must not push out what callers have proven.
+            # Only now: what anybody may send must not push out what callers have proven, nor count as a use.
             _make_room(self._signers)
             self._signers[who] = known
+            if self._directory.used(known.issuer_id, now, self._last_used_interval_s):
+                self._run(self._note_use(known.issuer_id))
         else:
             hawk.verify(signed, known.key, request, now)
         return known.identity
@@ -185,10 +189,8 @@ class Authenticator:
             scopes, expires, until = verified.scopes, verified.expires, verified.accepted_until
             key = certificates.key_of(signed.certificate, issuer) or ""
         effective = self._directory.effective(scopes, signed.authorized_scopes)
-        if self._directory.used(issuer_id, now, self._last_used_interval_s):
-            self._run(self._note_use(issuer_id))
         identity = Identity(signed.client_id, effective, expires, "hawk")
-        return _Signer(key, identity, min(until, now + self._remembered_for_s))
+        return _Signer(issuer_id, key, identity, min(until, now + self._remembered_for_s))
 
     def authenticate_cached(self, token: str | None) -> Identity | None:
         """The identity of a token verified before; None when `authenticate_bearer` must be asked."""

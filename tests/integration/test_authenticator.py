@@ -258,6 +258,26 @@ async def test_how_often_the_use_of_a_client_is_noted_is_a_setting(
     assert (await process.clients.get("c")).last_date_used > row[0]
 
 
+@pytest.mark.parametrize("scheme", ["bearer", "hawk"])
+async def test_what_anybody_may_send_is_no_use_of_a_client(
+    db: Database, process: Process, scheme: str
+) -> None:
+    """auth.md 7: lastDateUsed moves with requests that are signed rightly."""
+    await process.clients.create("c", **client_arguments())
+    await db.fetch("update clients set last_date_used = now() - interval '7 hours' where client_id = 'c'")
+    authenticator = Authenticator(db, process.hub, SETTINGS)
+    await authenticator.start()
+    credential: Credential = tokens.mint("c", "wrong" * 5)
+    if scheme == "hawk":
+        header = hawk.header("GET", "http://localhost/", "c", "wrong" * 5, now=time.time())
+        credential = HawkRequest("GET", "/", "localhost", 80, header)
+    with pytest.raises(AuthenticationFailed):
+        await authenticator.authenticate(credential)
+    await authenticator.stop()
+    client = await process.clients.get("c")
+    assert client.last_date_used < client.created
+
+
 # --- several processes
 
 
