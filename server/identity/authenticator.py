@@ -18,7 +18,7 @@ from server.identity import certificates, hawk, tokens
 from server.identity.changes import CHANNEL, CLIENT, ROLES
 from server.identity.directory import Directory
 from server.identity.hawk import Signed
-from server.identity.model import NOBODY, Credential, Delegate, HawkRequest, Identity
+from server.identity.model import NOBODY, Credential, Delegate, HawkRequest, Identity, is_client_id
 from server.identity.secrets import SecretBox
 from server.store.database import Database
 from server.store.hub import NotifyHub
@@ -296,6 +296,8 @@ class Authenticator:
 
     async def _seek(self, client_id: str) -> None:
         """Look a client up that another process may have made a moment ago."""
+        if not is_client_id(client_id):
+            return  # nobody made it, and not every text is one that the database takes
         self._sought.add(client_id)
         while client_id in self._sought:
             await self._load()

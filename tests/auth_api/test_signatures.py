@@ -280,6 +280,10 @@ async def test_bewits(queue: Queue) -> None:
         ("=", "Bad Request: Invalid bewit encoding"),
         ("_____w", "Bad Request: Invalid bewit structure"),
         (base64.urlsafe_b64encode(b"a\\1\\\\").decode().rstrip("="), "Bad Request: Missing bewit attributes"),
+        (
+            base64.urlsafe_b64encode(b"a\0\\9999999999\\x\\").decode().rstrip("="),
+            "Client with clientId 'a\0' not found",
+        ),
         ("a" * 17000, "Bad Request: Resource path exceeds max length"),
     ],
     ids=lambda value: value[:30],
@@ -314,6 +318,7 @@ CERTIFICATES: list[tuple[dict[str, Any], str]] = [
     ({"scopes": "a"}, "ext.certificate.scopes must be an array"),
     ({"scopes": ["\n"]}, "ext.certificate.scopes must be an array of valid scopes"),
     ({"issuer": 1}, "ext.certificate.issuer must be a string"),
+    ({"issuer": "\0"}, "Client with clientId '\0' not found"),
     ({"clientId": "x"}, "ext.certificate.clientId must only be used with ext.certificate.issuer"),
     ({"signature": "short"}, "ext.certificate.signature is not valid"),
     ({"scopes": ["auth:list-roles"]}, "ext.certificate.signature is not valid"),
