@@ -7,6 +7,7 @@ from typing import Any
 
 from server.call import Call
 from server.domain import paging
+from server.domain.roles import is_role_id
 from server.errors import InputError
 from server.store.statements import load
 from server.views import stamp
@@ -23,6 +24,9 @@ _SQL = load("identity")
 
 async def get_entity_history(call: Call, request: GetEntityHistoryRequest) -> GetEntityHistoryResponse:
     """What was done to a client or role, oldest first; empty for one that never was."""
+    if not is_role_id(request.entity_id):
+        # Nor can a client be called so; not every text is one that the database takes.
+        return GetEntityHistoryResponse()
     entries, token = await _page(
         call,
         "audit_of_entity",

@@ -66,6 +66,8 @@ class Clients:
 
     async def page(self, *, prefix: str = "", after: str = "", limit: int = MAX_PAGE) -> list[Client]:
         """Up to `limit` clients in order of their ids, from behind `after`; one more than a page at most."""
+        if prefix and not is_client_id(prefix):
+            return []  # nor does the database take every text
         rows = await self._db.fetch(_SQL["client_list"], [prefix, after, min(limit, MAX_PAGE + 1)])
         return [Client.of_row(row) for row in rows]
 

@@ -257,6 +257,15 @@ async def test_odd_ids(queue: Queue) -> None:
             await make(queue, odd)
 
 
+async def test_what_no_id_holds(queue: Queue) -> None:
+    """auth.md 7: nothing begins so, and nothing was ever done to it."""
+    for odd in ("\0", "ci/\0", "ä"):
+        assert not (await queue("ListClients", prefix=odd)).clients
+        for kind in ("client", "role"):
+            history = await queue("GetEntityHistory", entity_type=kind, entity_id=odd)
+            assert not history.audit_history
+
+
 async def test_the_trail(queue: Queue) -> None:
     """auth.md 7: every change with who made it, oldest first, in pages."""
     await make(queue)
