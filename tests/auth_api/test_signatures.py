@@ -430,6 +430,18 @@ async def test_authenticating_for_others(queue: Queue) -> None:
         assert (await send(queue, "POST", path, {**asked, **wrong})).json()["code"] == "InputValidationError"
 
 
+async def test_expires_to_the_millisecond(queue: Queue) -> None:
+    """auth.md 7: as it was given, whatever it is in binary fractions."""
+    expires = "2038-02-09T10:49:51.075Z"
+    request = {"expires": expires, "description": "", "scopes": []}
+    made = await send(queue, "PUT", f"{AUTH}/clients/c", request, queue.credentials)
+    who = Credentials("c", made.json()["accessToken"])
+    asked = {"method": "get", "resource": "/", "host": "queue.example.com", "port": 443}
+    header = signature(who, "GET", "https://queue.example.com/", b"", "")
+    answer = await send(queue, "POST", f"{AUTH}/authenticate-hawk", {**asked, "authorization": header})
+    assert answer.json()["expires"] == expires
+
+
 async def test_no_credentials(queue: Queue) -> None:
     """A-008 A-057: 403 with the expression and no more; with credentials also what is missing."""
     path = f"/api/queue/v1/task/{slugid.nice()}/schedule"
