@@ -1,8 +1,9 @@
 """Bearer tokens: JWTs that a client signs with its own access token (HS256).
 
-Claims: `iss` is the clientId, `exp` the end, required and at most 31 days ahead; `certificate` (the
-object of auth.md 4, for temporary credentials) and `authorizedScopes` (a list, auth.md 4.4) are
-optional; others are ignored. Any JWT library makes one. No error text ever holds the secret.
+Claims: `iss` is the clientId, `exp` the end, required and at most 31 days ahead; `certificate` (for
+temporary credentials, auth.md 4, as an object or as the JSON text that payloads carry) and
+`authorizedScopes` (a list, auth.md 4.4) are optional; others are ignored. Any JWT library makes one. No
+error text ever holds the secret.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ _jws.register_algorithm(_ALGORITHM, _AnyLength(HMACAlgorithm.SHA256))
 class Claims:
     """What a token says, nothing of it checked yet but its form.
 
-    `certificate` and `authorized_scopes` are whatever JSON stood there, None when absent or null.
+    `certificate` and `authorized_scopes` are whatever JSON stood there, None when absent or null; a
+    certificate that stood there as text is the object it spells.
     `payload` are the bytes the signature must cover.
     """
 
@@ -96,7 +98,8 @@ def read(token: str) -> Claims:
     issuer = fields.get("iss")
     if not isinstance(issuer, str) or len(issuer) > _MAX_CLIENT_ID or not is_client_id(issuer):
         raise AuthenticationFailed("bearer token must have a clientId as its iss claim")
-    return Claims(issuer, fields.get("certificate"), fields.get("authorizedScopes"), fields, payload)
+    certificate = _object(fields.get("certificate"))
+    return Claims(issuer, certificate, fields.get("authorizedScopes"), fields, payload)
 
 
 def verify(token: str, claims: Claims, access_token: str, now: float) -> float:
@@ -128,6 +131,17 @@ def verify(token: str, claims: Claims, access_token: str, now: float) -> float:
     if begin is not None and begin > now + SKEW_S:
         raise AuthenticationFailed("bearer token is not valid yet")
     return end
+
+
+def _object(certificate: object) -> object:
+    """A certificate that may have come as JSON text; text of anything but an object stays what it is."""
+    if not isinstance(certificate, str):
+        return certificate
+    try:
+        value = orjson.loads(certificate)
+    except ValueError:
+        return certificate
+    return value if isinstance(value, dict) else certificate
 
 
 def _instant(fields: Mapping[str, object], claim: str) -> float | None:

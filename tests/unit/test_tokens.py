@@ -52,6 +52,12 @@ def test_a_minted_token_says_who_until_when_and_with_which_credentials() -> None
     assert jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_exp": False})["iss"] == CLIENT
 
 
+def test_a_certificate_may_come_as_the_text_that_payloads_carry() -> None:
+    assert tokens.read(foreign({"certificate": '{"version":1}'})).certificate == {"version": 1}
+    for text in ("", "null", "[]", "1", "{", '"{}"'):
+        assert tokens.read(foreign({"certificate": text})).certificate == text
+
+
 def test_absent_and_null_claims_are_none_and_an_empty_list_is_not() -> None:
     assert tokens.read(tokens.mint(CLIENT, SECRET)).authorized_scopes is None
     assert tokens.read(foreign({"certificate": None})).certificate is None
