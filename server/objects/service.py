@@ -21,7 +21,7 @@ from server.errors import (
 from server.identity.certificates import TemporaryCredentials
 from server.identity.task_credentials import TaskCredentialIssuer
 from server.objects.backends import Backends
-from server.store.database import Database, Transaction
+from server.store.database import Database, Row, Transaction
 from server.store.statements import load
 
 _SQL = load("objects")
@@ -106,19 +106,22 @@ class Objects:
         """Opens an upload, or goes on with it; see object.md 2.1. Raises NoMatchingBackend, AlreadyExists,
         RequestConflict for a hash that is known otherwise, Unavailable."""
         backend_id = self._backends.choose(name, project_id)
-        rows = await self._db.fetch(
-            _SQL["create_object"],
-            (
-                name,
-                project_id,
-                backend_id,
-                expires,
-                upload_id,
-                orjson.dumps(dict(hashes)).decode(),
-                BLOB_PREFIX + slugid.nice(),
-                UPLOAD_LIFETIME_S,
-            ),
+        parameters = (
+            name,
+            project_id,
+            backend_id,
+            expires,
+            upload_id,
+            orjson.dumps(dict(hashes)).decode(),
+            BLOB_PREFIX + slugid.nice(),
+            UPLOAD_LIFETIME_S,
         )
+
+        async def create(tx: Transaction) -> list[Row]:
+            statements = [(_SQL["lock_upload"], (upload_id,)), (_SQL["create_object"], parameters)]
+            return (await tx.pipeline(statements, commit=True))[1]
+
+        rows = await self._db.in_transaction(create, hot=False)
         exists = AlreadyExists("Object already exists", name=name)
         if not rows:
             raise exists

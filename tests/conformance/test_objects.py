@@ -34,7 +34,7 @@ from tcqueue.v1.object_pb2 import (
 )
 from tests.auth_api.test_signatures import bewit, door_of, send
 from tests.conformance.building import at, now
-from tests.conformance.door import METHODS, refused, strange
+from tests.conformance.door import METHODS, Refused, refused, strange
 from tests.conformance.shown import moment
 from tests.conformance.test_artifacts import NAME as ARTIFACT
 from tests.conformance.test_artifacts import begun
@@ -358,6 +358,29 @@ async def test_an_upload_id_of_another_object(queue: Queue) -> None:
         await upload.create(name="another")
     with refused("ResourceNotFound"):
         await upload.finish(name="another")
+
+
+@pytest.mark.settings(cold_pool_size=6)
+async def test_an_upload_id_for_several_objects_at_once(queue: Queue) -> None:
+    """O-012: one of them has it, however their openings meet."""
+    upload = Upload(queue)
+    names = ["a", "b", "c"]
+    waiting = """select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'"""
+    async with queue.services.db.transaction(hot=False) as tx:
+        # As long as nobody knows whether these names are taken, openings wait in the middle.
+        await tx.run(
+            "insert into objects (name, project_id, backend_id, expires, blob_key) "
+            "select name, 'p', 'b', now(), name from unnest($1::text[]) as name",
+            [names],
+        )
+        opening = [asyncio.create_task(upload.create(name=name)) for name in names]
+        while await queue.sql(waiting) != [(len(names),)]:
+            await asyncio.sleep(0.01)
+        await tx.run("delete from objects where name = any ($1::text[])", [names])
+    opened = await asyncio.gather(*opening, return_exceptions=True)
+    codes = [one.code if isinstance(one, Refused) else "opened" for one in opened]
+    assert sorted(codes) == ["RequestConflict", "RequestConflict", "opened"]
 
 
 @pytest.mark.settings(object_backends=[])

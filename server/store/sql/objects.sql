@@ -40,6 +40,11 @@ SELECT project_id, upload_id, hashes::text FROM known
 SELECT now(), project_id, backend_id, expires, hashes::text, blob_key FROM objects
 WHERE name = $1::text AND upload_id IS NULL AND NOT doomed
 
+-- name: lock_upload
+-- One opening at a time of the upload with this id, until the transaction ends; a statement that follows sees
+-- whether another object has it. $1 upload.
+SELECT pg_advisory_xact_lock(hashtextextended('tcqueue upload ' || $1::text, 0))
+
 -- name: is_uploading
 -- Whether a blob belongs to an object that is still open; it stays so until the transaction ends. $1 blob
 -- key. The concatenation keeps the planner from the partial indexes of what is open.
