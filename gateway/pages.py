@@ -92,7 +92,9 @@ def application(services: Services, documents: Mapping[str, Document]) -> Starle
 def _like_the_api(request: Request, value: Any, status: int = 200) -> Response:
     """An answer with the headers that those of the API have: who asks for what is nowhere, or whether this
     lives, takes it for one (compat.md 7)."""
-    response = Response(writing.to_bytes(value, indent=True), status, media_type=replies.JSON.decode())
-    for name, text in (*replies.ALWAYS, *replies.traces(dict(request.scope["headers"]))):
+    body = writing.to_bytes(value, indent=True)
+    response = Response(body, status, media_type=replies.JSON.decode())
+    etag = (b"etag", replies.etag_of(body))
+    for name, text in (*replies.ALWAYS, etag, *replies.traces(dict(request.scope["headers"]))):
         response.headers[name.decode()] = text.decode("latin-1")
     return response

@@ -67,7 +67,7 @@ async def send(
     if extra:
         lines += [b"%s: %s\r\n" % header for header in extra]
     if status != 204:
-        etag = b'W/"%x-%08x"' % (len(body), zlib.crc32(body))
+        etag = etag_of(body)
         lines.append(b"etag: %s\r\n" % etag)
         if status == 200 and verb in ("GET", "HEAD") and _unchanged(headers, etag):
             status = 304
@@ -79,6 +79,11 @@ async def send(
             lines.append(b"content-encoding: gzip\r\n")
         lines.append(b"content-type: %s\r\ncontent-length: %d\r\n" % (content_type, len(body)))
     await exchange.reply(status, b"".join(lines), b"" if verb == "HEAD" else body)
+
+
+def etag_of(body: bytes) -> bytes:
+    """The weak ETag of an answer (traps.md, wire)."""
+    return b'W/"%x-%08x"' % (len(body), zlib.crc32(body))
 
 
 def _gzip(body: bytes) -> bytes:
