@@ -109,14 +109,14 @@ class Dispatcher:
         return session
 
     def accept(self, session: Session, keys: Sequence[Key]) -> None:
-        """Takes offers on; one that no longer stands is revoked."""
+        """Takes offers on; one that no longer stands is revoked, and one taken on already stays so."""
         taken: list[tuple[Key, Held]] = []
         offers: list[Offered] = []
         for key in dict.fromkeys(keys):
             held = session.held.get(key)
-            if held is None or held.offer is None:
+            if held is None:
                 session.revoke(key, "claim-expired")
-            elif not held.accepted and held.accepting is None:
+            elif held.offer is not None and held.accepting is None:
                 taken.append((key, held))
                 offers.append(held.offer)
         if offers:

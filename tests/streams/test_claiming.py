@@ -146,6 +146,23 @@ async def test_an_accept_of_what_was_never_offered_is_revoked(root: Client) -> N
     assert (await stream.revoked()).reason == RevocationReason.REVOCATION_REASON_CLAIM_EXPIRED
 
 
+async def test_an_accept_may_be_repeated(root: Client) -> None:
+    stream = await root.work()
+    task_id = await root.create()
+    (claim,) = await stream.started()
+    await stream.round_trip()
+    await stream.accept(claim)
+    await stream.round_trip()
+    assert stream.waiting("revoked") == 0
+    stream.break_off()
+    resumed = await root.work(held=[key_of(claim)])
+    await resumed.reclaimed()
+    await resumed.accept(claim)
+    await resumed.resolve(claim)
+    assert (await resumed.resolved()).task_id == task_id
+    assert resumed.waiting("revoked") == 0
+
+
 @pytest.mark.parametrize(
     ("outcome", "reason", "state"),
     [
