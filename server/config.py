@@ -295,6 +295,12 @@ class Settings:
             )
 
     @property
+    def offer_s(self) -> float:
+        """How long an offer stands. The claim's time runs from the offer: one that is accepted near its end
+        would be lost before it can be renewed, and that costs a retry."""
+        return min(self.stream_accept_timeout_s, self.claim_timeout_s / 2)
+
+    @property
     def opens_job_queue(self) -> bool:
         """Whether the HTTP door has `/0.1.0`."""
         if self.job_queue != "auto":

@@ -316,7 +316,7 @@ class Dispatcher:
     def _deliver(self, session: Session, offer: Offered) -> None:
         key = (offer.facts.task_id, offer.run_id)
         session.held[key] = Held(offer)
-        self._offers_due.append((self._now() + self.machine.settings.stream_accept_timeout_s, session, key))
+        self._offers_due.append((self._now() + self.machine.settings.offer_s, session, key))
         session.send_claim(key, serialized_claim(offer, self.issuer))
 
     def _give_back(self, offers: Sequence[Offered]) -> None:
@@ -338,9 +338,12 @@ class Dispatcher:
         outcomes = [False] * len(taken) if done.cancelled() else done.result()
         settings = self.machine.settings
         due = self._now() + settings.claim_timeout_s * settings.stream_reclaim_fraction
+        # Claims offered before then have lost so much of their time that they are renewed at once.
+        old = self.clock.seconds() - settings.claim_timeout_s * (1 - settings.stream_reclaim_fraction) / 2
         for (key, held), outcome in zip(taken, outcomes, strict=True):
             held.accepting = None
             won = outcome is True
+            late = held.offer is not None and held.offer.started.timestamp() < old
             if won:
                 # Also when the stream is about to close: it must find a run to lease, not an offer.
                 held.accepted = True
@@ -348,7 +351,10 @@ class Dispatcher:
             if session.held.get(key) is not held:
                 continue
             if won:
-                self._renewals_due.append((due, session, key))
+                if late and not session.closing:
+                    self._spawn(self._renew(session, key))
+                else:
+                    self._renewals_due.append((due, session, key))
                 continue
             # Refused, or unknown because the database went away: either way the worker must not go on.
             if isinstance(outcome, Exception):

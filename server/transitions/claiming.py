@@ -76,7 +76,7 @@ def offer_statement(machine: Machine, queue_id: str, streams: Sequence[tuple[str
             queue_id,
             [stream_id for stream_id, _, _ in streams],
             machine.process_id,
-            machine.settings.stream_accept_timeout_s,
+            machine.settings.offer_s,
             machine.settings.claim_timeout_s,
         ),
     )

@@ -48,6 +48,29 @@ async def test_a_claim_outlives_its_timeout_many_times(cluster: Cluster) -> None
     assert stream.waiting("revoked") == 0
 
 
+async def test_a_claim_accepted_late_is_renewed_before_its_end(cluster: Cluster) -> None:
+    server = await cluster.start(claim_timeout_s=2.0, stream_reclaim_fraction=0.8)
+    root = await cluster.client(server.address)
+    stream = await root.work()
+    await root.create(retries=1)
+    claim = await stream.claim()
+    await asyncio.sleep(0.8)
+    await stream.accept(claim)
+    await stream.reclaimed()
+    assert server.services.clock.seconds() < claim.taken_until.ToMilliseconds() / 1000
+
+
+async def test_an_offer_ends_before_its_claim_would(cluster: Cluster) -> None:
+    """However long workers may take to accept otherwise: what is accepted too late costs a retry."""
+    server = await cluster.start(claim_timeout_s=1.0)
+    root = await cluster.client(server.address)
+    stream = await root.work()
+    await root.create(retries=1)
+    claim = await stream.claim()
+    assert (await stream.revoked()).reason == RevocationReason.REVOCATION_REASON_CLAIM_EXPIRED
+    assert server.services.clock.seconds() < claim.taken_until.ToMilliseconds() / 1000
+
+
 async def test_a_unary_renewal_takes_the_run_out_of_the_streams_lease(cluster: Cluster) -> None:
     server = await cluster.start(stream_grace_s=0.0, claim_timeout_s=600.0)
     root = await cluster.client(server.address)
