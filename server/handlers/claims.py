@@ -16,6 +16,7 @@ from server.store.statements import load
 from server.transitions import claiming
 from server.transitions.claiming import Offered, Reclaim
 from server.transitions.resolving import Resolve
+from server.validation import refuse_unknown_fields
 from server.views import REASON_WORDS, stamp, status_message
 from tcqueue.v1.claim_pb2 import (
     ClaimTaskRequest,
@@ -89,21 +90,25 @@ async def _read(call: Call, session: Session, requests: AsyncIterator[ClaimWorkR
         kind = request.WhichOneof("message")
         if kind == "accept":
             keys = [(run.task_id, run.run_id) for run in request.accept.runs]
-            if not session.held.keys() >= set(keys):
+            if keys and session.held.keys() >= set(keys):
+                refuse_unknown_fields(request)
+            else:
                 call.check(request)
             dispatcher.accept(session, keys)
         elif kind == "resolve":
             resolutions = request.resolve.resolutions
-            if not all(_plausible(session, resolution) for resolution in resolutions):
+            if resolutions and all(_plausible(session, resolution) for resolution in resolutions):
+                refuse_unknown_fields(request)
+            else:
                 call.check(request)
             dispatcher.resolve(session, [_resolve(session, resolution) for resolution in resolutions])
-        elif kind == "slots":
-            call.check(request)
-            dispatcher.set_slots(session, min(request.slots.slots, call.services.settings.stream_max_slots))
         elif kind == "open":
             raise InputError("a ClaimWork stream is opened once")
-        elif kind is None:
+        else:
             call.check(request)
+            if kind == "slots":
+                slots = min(request.slots.slots, call.services.settings.stream_max_slots)
+                dispatcher.set_slots(session, slots)
         if session.backlog > limit:
             # A worker that does not read its answers is not read either.
             await session.settled()

@@ -29,6 +29,7 @@ from tcqueue.v1.task_pb2 import (
 from tcqueue.v1.task_queue_pb2 import DeclareWorkerTypeRequest
 from tcqueue.v1.worker_pb2 import QuarantineWorkerRequest
 from tests.streams.harness import (
+    COMPLETED,
     PATIENCE_S,
     QUEUE,
     Client,
@@ -39,6 +40,7 @@ from tests.streams.harness import (
     bearer,
     definition,
     failure_of,
+    key_of,
 )
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -222,6 +224,35 @@ async def test_an_empty_message_on_a_stream(root: Client) -> None:
     await stream.send(ClaimWorkRequest())
     failure = await stream.end()
     assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INPUT_VALIDATION_ERROR")
+
+
+@pytest.mark.parametrize("kind", ["accept", "resolve"])
+async def test_a_list_of_nothing_on_a_stream(root: Client, kind: str) -> None:
+    stream = await root.work()
+    await stream.send(ClaimWorkRequest(**{kind: {}}))
+    failure = await stream.end()
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INPUT_VALIDATION_ERROR")
+
+
+@pytest.mark.parametrize("kind", ["accept", "resolve", "slots", "pong"])
+async def test_unknown_fields_on_a_stream(root: Client, kind: str) -> None:
+    """Also where the rest of a message is spared its examination."""
+    stream = await root.work()
+    await root.create()
+    task_id, run_id = key_of((await stream.started())[0])
+    run = {"task_id": task_id, "run_id": run_id}
+    bodies: dict[str, Any] = {
+        "accept": {"runs": [run]},
+        "resolve": {"resolutions": [{**run, "outcome": COMPLETED}]},
+        "slots": {"slots": 1},
+        "pong": {"nonce": 1},
+    }
+    message = ClaimWorkRequest(**{kind: bodies[kind]})
+    getattr(message, kind).MergeFromString(b"\xf8\x7f\x01")
+    await stream.send(message)
+    failure = await stream.end()
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INPUT_VALIDATION_ERROR")
+    assert "does not know" in failure.message
 
 
 # Credentials
