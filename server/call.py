@@ -44,6 +44,11 @@ class Call:
             raise self._identity
         return self._identity
 
+    def authenticate(self) -> None:
+        """Raises AuthenticationFailed if the credentials given do not hold."""
+        if isinstance(self._identity, QueueError):
+            raise self._identity
+
     @property
     def actor(self) -> str:
         """The clientId that a change is noted under. Raises AuthenticationFailed."""

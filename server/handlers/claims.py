@@ -10,7 +10,7 @@ from server.call import Call
 from server.dispatch.credentials import claim_message, credentials_message
 from server.dispatch.session import Send, Session
 from server.domain.times import cut
-from server.errors import InputError, RequestConflict, ResourceNotFound
+from server.errors import InputError, RequestConflict, ResourceNotFound, Unavailable
 from server.handlers.standing import read_standing
 from server.store.statements import load
 from server.transitions import claiming
@@ -23,6 +23,7 @@ from tcqueue.v1.claim_pb2 import (
     ClaimTaskResponse,
     ClaimTasksRequest,
     ClaimTasksResponse,
+    ClaimWorkOpen,
     ClaimWorkRequest,
     Outcome,
     ReclaimTaskRequest,
@@ -42,12 +43,7 @@ _RESULTS = (Outcome.OUTCOME_COMPLETED, Outcome.OUTCOME_FAILED)
 
 async def claim_work(call: Call, requests: AsyncIterator[ClaimWorkRequest], send: Send) -> None:
     """Serves a worker's stream until either side ends it."""
-    first = await anext(aiter(requests), None)
-    if first is not None:
-        call.check(first)
-    if first is None or first.WhichOneof("message") != "open":
-        raise InputError("the first message of a ClaimWork stream must be `open`")
-    opening = first.open
+    opening = await _opening(call, requests)
     call.authorize(
         {
             "taskQueueId": opening.task_queue_id,
@@ -79,6 +75,22 @@ async def claim_work(call: Call, requests: AsyncIterator[ClaimWorkRequest], send
     finally:
         session.stop = None
         dispatcher.close(session)
+
+
+async def _opening(call: Call, requests: AsyncIterator[ClaimWorkRequest]) -> ClaimWorkOpen:
+    """The first message, which does not let us wait longer than a pong may."""
+    try:
+        async with asyncio.timeout(call.services.settings.stream_pong_timeout_s):
+            first = await anext(aiter(requests), None)
+    except TimeoutError:
+        raise Unavailable("the stream was not opened in time: it is given up") from None
+    # Whoever is not known is told that, whatever was sent.
+    call.authenticate()
+    if first is not None:
+        call.check(first)
+    if first is None or first.WhichOneof("message") != "open":
+        raise InputError("the first message of a ClaimWork stream must be `open`")
+    return first.open
 
 
 async def _read(call: Call, session: Session, requests: AsyncIterator[ClaimWorkRequest]) -> None:

@@ -56,6 +56,22 @@ async def test_nothing_said_at_all(root: Client) -> None:
     assert (await stream.end()).code == grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_a_stream_that_is_not_opened_is_given_up(cluster: Cluster) -> None:
+    server = await cluster.start(stream_pong_timeout_s=0.2)
+    root = await cluster.client(server.address)
+    failure = await Stream(root).end()
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+    assert "not opened" in failure.message
+
+
+async def test_bad_credentials_come_before_a_bad_opening(cluster: Cluster, server: Instance) -> None:
+    client = await cluster.client(server.address, bearer(tokens.mint("root", "k" * 44)))
+    stream = Stream(client)
+    await stream.slots(-1)
+    failure = await stream.end()
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "AUTHENTICATION_FAILED")
+
+
 @pytest.mark.parametrize(
     "scopes",
     [
