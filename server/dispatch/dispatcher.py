@@ -380,6 +380,7 @@ class Dispatcher:
                 held = session.held.get(key)
                 if held is not None and held.accepted:
                     del session.held[key]
+                self._unresolved(session, key)
                 session.send_result(key, None, outcome)
             else:
                 log.error("resolution failed", task_id=key[0], run_id=key[1], exc_info=outcome)
@@ -387,11 +388,13 @@ class Dispatcher:
                 session.send_result(key, None, Unavailable("internal error; try again"))
         self._freed(session)
 
-    @staticmethod
-    def _unresolved(session: Session, key: Key) -> None:
+    def _unresolved(self, session: Session, key: Key) -> None:
         held = session.held.get(key)
         if held is not None:
             held.resolving = False
+            if held.unrenewed:
+                held.unrenewed = False
+                self._renewals_due.appendleft((self._now(), session, key))
 
     def _lease_after(self, accepting: asyncio.Future[Any], item: tuple[str, int, str]) -> None:
         """Gives the run its lease once the accept that is under way has ended."""
@@ -435,7 +438,11 @@ class Dispatcher:
             self._renewals_due.appendleft((self._now() + 1.0, session, key))
             return
         except QueueError as e:
-            if session.held.get(key) is not None and not session.closing:
+            held = session.held.get(key)
+            if held is not None and held.resolving:
+                # That has an answer of its own; unless it fails, there is nothing left to renew.
+                held.unrenewed = True
+            elif held is not None and not session.closing:
                 reason = e.details.get("reason", "")
                 known = reason in ("canceled", "deadline-exceeded", "claim-expired")
                 session.revoke(key, reason if known else "resolved-elsewhere")

@@ -47,13 +47,14 @@ REVOCATIONS = {
 @dataclass(slots=True)
 class Held:
     """A run the worker has. Until `accepted` it is an offer; `accepting` is set while the accept is under
-    way, `resolving` while a resolution is. A detached run is renewed by its worker through another door
-    and takes its slot here only."""
+    way, `resolving` while a resolution is, `unrenewed` when a renewal came to nothing meanwhile. A detached
+    run is renewed by its worker through another door and takes its slot here only."""
 
     offer: Offered | None = None
     accepted: bool = False
     detached: bool = False
     resolving: bool = False
+    unrenewed: bool = False
     accepting: asyncio.Future[Any] | None = None
 
 

@@ -7,6 +7,8 @@ import asyncio
 import grpc
 import pytest
 
+from server.transitions.claiming import Reclaim, Reclaimed
+from server.transitions.resolving import Resolve
 from tcqueue.v1.claim_pb2 import ReclaimTaskRequest, ReportCompletedRequest, RevocationReason
 from tcqueue.v1.task_pb2 import TaskState
 from tests.streams.harness import Client, Cluster, Failure, key_of
@@ -69,6 +71,33 @@ async def test_an_offer_ends_before_its_claim_would(cluster: Cluster) -> None:
     claim = await stream.claim()
     assert (await stream.revoked()).reason == RevocationReason.REVOCATION_REASON_CLAIM_EXPIRED
     assert server.services.clock.seconds() < claim.taken_until.ToMilliseconds() / 1000
+
+
+async def test_what_is_being_resolved_is_not_revoked_by_its_renewal(cluster: Cluster) -> None:
+    """The resolution is done and its answer on the way when the renewal finds nothing left to renew."""
+    server = await cluster.start(claim_timeout_s=1.0, stream_reclaim_fraction=0.2)
+    root = await cluster.client(server.address)
+    stream = await root.work()
+    task_id = await root.create()
+    await stream.started()
+    await stream.reclaimed()
+    dispatcher = server.services.dispatcher
+    (session,) = dispatcher.sessions.values()
+    session.held[task_id, 0].resolving = True
+    await dispatcher.changes.submit(Resolve(task_id, 0, "completed", "completed", session.stream_id))
+    renewals = dispatcher.reclaims
+    asked = asyncio.Event()
+
+    async def submit(item: Reclaim) -> Reclaimed:
+        try:
+            return await original(item)
+        finally:
+            asked.set()
+
+    original, renewals.submit = renewals.submit, submit  # type: ignore[method-assign]
+    await asyncio.wait_for(asked.wait(), 5)
+    await stream.round_trip()
+    assert stream.waiting("revoked") == 0
 
 
 async def test_a_unary_renewal_takes_the_run_out_of_the_streams_lease(cluster: Cluster) -> None:
