@@ -10,7 +10,7 @@ from server import definitions
 from server.call import Call
 from server.codec import pieces
 from server.domain import graphs, priority
-from server.errors import InputError, QueueError, RequestConflict, ResourceNotFound
+from server.errors import BadRequest, InputError, QueueError, RequestConflict, ResourceNotFound, Violation
 from server.handlers.standing import read_standing
 from server.transitions import creating, ending, prioritizing, scheduling
 from server.transitions.creating import NewTask
@@ -75,16 +75,30 @@ async def create_tasks(call: Call, request: CreateTasksRequest) -> CreateTasksRe
     items = []
     now = call.services.clock.now()
     allowed: set[Hashable] = set()
-    for task in request.tasks:
+    for index, task in enumerate(request.tasks):
         try:
             definitions.check_rules(task.task)
             items.append(prepare(call, task.task_id, task.task, now=now, allowed=allowed))
         except QueueError as e:
-            e.details = {**e.details, "taskId": task.task_id}
+            _name_task(e, index, task.task_id)
             raise
-    facts = await creating.create_graph(call.services.machine, items, definitions.same)
+    try:
+        facts = await creating.create_graph(call.services.machine, items, definitions.same)
+    except QueueError as e:
+        if (refused := e.details.get("taskId")) in ids:
+            _name_task(e, ids.index(refused), refused)
+        raise
     statuses = [serialized_status(f, task.task) for f, task in zip(facts, request.tasks, strict=True)]
     return CreateTasksResponse.FromString(pieces.repeated(_STATUSES, statuses))
+
+
+def _name_task(error: QueueError, index: int, task_id: str) -> None:
+    """Makes an error about one task one about a task of many."""
+    error.details = {**error.details, "taskId": task_id, "index": str(index)}
+    if isinstance(error, BadRequest):
+        found = error.violations or [Violation("task", error.message)]
+        error.violations = [Violation(f"tasks[{index}].{v.field}", v.description) for v in found]
+        error.message = f"tasks[{index}]: {error.message}"
 
 
 def prepare(

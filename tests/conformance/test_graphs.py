@@ -95,7 +95,7 @@ async def test_all_or_none(queue: Queue) -> None:
         try:
             await queue("CreateTasks", tasks=tasks)
         except Refused as e:
-            assert (e.code, e.details["taskId"]) == (code, task_id), why
+            assert (e.code, e.details["taskId"], e.details["index"]) == (code, task_id, "2"), why
         else:
             raise AssertionError(why)
         assert await queue.published() == []

@@ -176,6 +176,22 @@ async def test_too_many_tasks_at_once(root: Client) -> None:
 # Ids
 
 
+async def test_what_is_wrong_with_one_task_of_many(root: Client) -> None:
+    """The message and the fields to blame say which one."""
+    tasks = [NewTask(task_id=slugid.nice(), task=definition()) for _ in range(3)]
+    tasks[1].task.payload = "[]"
+    failure = await refusal(root, "CreateTasks", CreateTasksRequest(tasks=tasks))
+    assert failure.reason == "INPUT_VALIDATION_ERROR"
+    assert failure.message == "tasks[1]: task.payload must be the text of a JSON object"
+    assert failure.fields == ["tasks[1].task.payload"]
+    tasks[1].task.payload = "{}"
+    tasks[2].task.dependencies.append(slugid.nice())
+    failure = await refusal(root, "CreateTasks", CreateTasksRequest(tasks=tasks))
+    assert failure.reason == "INPUT_ERROR"
+    assert failure.message.startswith("tasks[2]: dependencies of task")
+    assert failure.fields == ["tasks[2].task"]
+
+
 @pytest.mark.parametrize(
     "task_id",
     [
@@ -229,7 +245,8 @@ async def test_an_empty_message_on_a_stream(root: Client) -> None:
 @pytest.mark.parametrize("kind", ["accept", "resolve"])
 async def test_a_list_of_nothing_on_a_stream(root: Client, kind: str) -> None:
     stream = await root.work()
-    await stream.send(ClaimWorkRequest(**{kind: {}}))
+    nothing: dict[str, Any] = {kind: {}}
+    await stream.send(ClaimWorkRequest(**nothing))
     failure = await stream.end()
     assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INPUT_VALIDATION_ERROR")
 
@@ -247,7 +264,8 @@ async def test_unknown_fields_on_a_stream(root: Client, kind: str) -> None:
         "slots": {"slots": 1},
         "pong": {"nonce": 1},
     }
-    message = ClaimWorkRequest(**{kind: bodies[kind]})
+    chosen: dict[str, Any] = {kind: bodies[kind]}
+    message = ClaimWorkRequest(**chosen)
     getattr(message, kind).MergeFromString(b"\xf8\x7f\x01")
     await stream.send(message)
     failure = await stream.end()

@@ -97,25 +97,30 @@ def definition(**fields: Any) -> TaskDefinition:
 class Failure(AssertionError):
     """A call or stream failed; with what."""
 
-    def __init__(self, code: grpc.StatusCode, reason: str, message: str) -> None:
+    def __init__(self, code: grpc.StatusCode, reason: str, message: str, fields: Sequence[str] = ()) -> None:
         super().__init__(f"{code.name} {reason}: {message}")
         self.code = code
         self.reason = reason
         self.message = message
+        #: What is to blame, by path.
+        self.fields = fields
 
 
 async def failure_of(call: Any) -> Failure:
-    """Status of a call that has ended, or ends soon, with the reason of its ErrorInfo."""
+    """Status of a call that has ended, or ends soon, with the reason of its ErrorInfo and the fields of its
+    BadRequest."""
     async with asyncio.timeout(PATIENCE_S):
         code = await call.code()
         message = await call.details() or ""
         trailers = await call.trailing_metadata() or ()
     info = error_details_pb2.ErrorInfo()
+    blame = error_details_pb2.BadRequest()
     for key, value in trailers:
         if key == "grpc-status-details-bin":
             for detail in status_pb2.Status.FromString(value).details:
                 detail.Unpack(info)
-    return Failure(code, info.reason, message)
+                detail.Unpack(blame)
+    return Failure(code, info.reason, message, [found.field for found in blame.field_violations])
 
 
 class Client:

@@ -497,8 +497,8 @@ class QueueServicer:
     def CreateTasks(self, request, context):
         """Creates a graph of tasks, all or none. Dependencies may point at tasks of the same call in any
         order; a cycle is refused with its path. Every task passes the checks of CreateTask; the first
-        task that fails one fails the call, and the error's metadata names it (`taskId`). An equal
-        repeat of the whole call, or of a part of it, is harmless.
+        task that fails one fails the call, and the error's metadata names it (`taskId`, and its `index` in
+        the call). An equal repeat of the whole call, or of a part of it, is harmless.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -119,8 +119,8 @@ class QueueStub:
     CreateTasks: _grpc.UnaryUnaryMultiCallable[_task_pb2.CreateTasksRequest, _task_pb2.CreateTasksResponse]
     """Creates a graph of tasks, all or none. Dependencies may point at tasks of the same call in any
     order; a cycle is refused with its path. Every task passes the checks of CreateTask; the first
-    task that fails one fails the call, and the error's metadata names it (`taskId`). An equal
-    repeat of the whole call, or of a part of it, is harmless.
+    task that fails one fails the call, and the error's metadata names it (`taskId`, and its `index` in
+    the call). An equal repeat of the whole call, or of a part of it, is harmless.
     """
     ScheduleTask: _grpc.UnaryUnaryMultiCallable[_task_pb2.ScheduleTaskRequest, _task_pb2.ScheduleTaskResponse]
     """Makes an unscheduled task pending, whatever it waits for; any other task stays as it is.
@@ -347,8 +347,8 @@ class QueueAsyncStub(QueueStub):
     CreateTasks: _aio.UnaryUnaryMultiCallable[_task_pb2.CreateTasksRequest, _task_pb2.CreateTasksResponse]  # type: ignore[assignment]
     """Creates a graph of tasks, all or none. Dependencies may point at tasks of the same call in any
     order; a cycle is refused with its path. Every task passes the checks of CreateTask; the first
-    task that fails one fails the call, and the error's metadata names it (`taskId`). An equal
-    repeat of the whole call, or of a part of it, is harmless.
+    task that fails one fails the call, and the error's metadata names it (`taskId`, and its `index` in
+    the call). An equal repeat of the whole call, or of a part of it, is harmless.
     """
     ScheduleTask: _aio.UnaryUnaryMultiCallable[_task_pb2.ScheduleTaskRequest, _task_pb2.ScheduleTaskResponse]  # type: ignore[assignment]
     """Makes an unscheduled task pending, whatever it waits for; any other task stays as it is.
@@ -668,8 +668,8 @@ class QueueServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_pb2.CreateTasksResponse, _abc.Awaitable[_task_pb2.CreateTasksResponse]]:
         """Creates a graph of tasks, all or none. Dependencies may point at tasks of the same call in any
         order; a cycle is refused with its path. Every task passes the checks of CreateTask; the first
-        task that fails one fails the call, and the error's metadata names it (`taskId`). An equal
-        repeat of the whole call, or of a part of it, is harmless.
+        task that fails one fails the call, and the error's metadata names it (`taskId`, and its `index` in
+        the call). An equal repeat of the whole call, or of a part of it, is harmless.
         """
 
     @_abc_1.abstractmethod
