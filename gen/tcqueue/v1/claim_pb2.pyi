@@ -775,11 +775,11 @@ class ClaimWorkResponse(_message.Message):
 
     @_builtins.property
     def revoked(self) -> Global___ClaimWorkRevoked:
-        """Runs are no longer this worker's: stop them, forget them."""
+        """Runs are no longer this worker's: stop them, forget them. Answers accepts that came too late."""
 
     @_builtins.property
     def resolved(self) -> Global___ClaimWorkResolved:
-        """Answers to resolutions, and to accepts that came too late."""
+        """Answers to resolutions."""
 
     @_builtins.property
     def quarantined(self) -> Global___ClaimWorkQuarantined:
