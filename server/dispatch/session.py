@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,6 @@ from tcqueue.v1.claim_pb2 import (
     ClaimWorkDrain,
     ClaimWorkPing,
     ClaimWorkQuarantined,
-    ClaimWorkReclaimed,
     ClaimWorkResponse,
     ClaimWorkRevoked,
     ReclaimedRun,
@@ -31,8 +30,11 @@ Key = tuple[str, int]
 Send = Callable[[ClaimWorkResponse | bytes], Awaitable[None]]
 
 # Fields of ClaimWorkResponse, and the one repeated field in each of them.
-_CLAIMS, _RESOLVED = pieces.tag(1), pieces.tag(4)
+_CLAIMS, _RECLAIMED, _RESOLVED = pieces.tag(1), pieces.tag(2), pieces.tag(4)
 _ITEM = pieces.tag(1)
+
+#: Messages get no further items beyond this size: clients that do not say otherwise take 4 MiB.
+_MESSAGE_BYTES = 1 << 20
 
 REVOCATIONS = {
     "canceled": RevocationReason.REVOCATION_REASON_CANCELED,
@@ -60,11 +62,12 @@ class Held:
 
 @dataclass(slots=True)
 class _Outgoing:
-    """What waits to be sent, one message for each kind however much there is of it."""
+    """What waits to be sent; as few messages as it fits in."""
 
     #: Claim messages, serialized.
     claims: dict[Key, bytes] = field(default_factory=dict)
-    reclaimed: list[ReclaimedRun] = field(default_factory=list)
+    #: ReclaimedRun messages, serialized.
+    reclaimed: list[bytes] = field(default_factory=list)
     revoked: list[Revocation] = field(default_factory=list)
     #: ResolutionResult messages, serialized.
     resolved: list[bytes] = field(default_factory=list)
@@ -171,7 +174,7 @@ class Session:
 
     def send_reclaimed(self, run: ReclaimedRun) -> None:
         """Queues a renewed claim."""
-        self._out.reclaimed.append(run)
+        self._out.reclaimed.append(run.SerializeToString())
         self._flush()
 
     def revoke(self, key: Key, reason: str) -> None:
@@ -237,17 +240,17 @@ class Session:
             while self.failure is None:
                 out, self._out = self._out, _Outgoing()
                 sent = False
-                if out.claims:
-                    await self._send(_message(_CLAIMS, out.claims.values()))
+                for chunk in _messages(_CLAIMS, out.claims.values()):
+                    await self._send(chunk)
                     sent = True
-                if out.reclaimed:
-                    await self._send(ClaimWorkResponse(reclaimed=ClaimWorkReclaimed(runs=out.reclaimed)))
+                for chunk in _messages(_RECLAIMED, out.reclaimed):
+                    await self._send(chunk)
                     sent = True
                 if out.revoked:
                     await self._send(ClaimWorkResponse(revoked=ClaimWorkRevoked(runs=out.revoked)))
                     sent = True
-                if out.resolved:
-                    await self._send(_message(_RESOLVED, out.resolved))
+                for chunk in _messages(_RESOLVED, out.resolved):
+                    await self._send(chunk)
                     sent = True
                 for message in out.others:
                     await self._send(message)
@@ -260,7 +263,20 @@ class Session:
             self._pump = None
 
 
+def _messages(kind: bytes, items: Iterable[bytes]) -> Iterator[bytes]:
+    """Serialized ClaimWorkResponses of a kind that holds a list: one, unless the items are large."""
+    chunk: list[bytes] = []
+    size = 0
+    for item in items:
+        if chunk and size + len(item) > _MESSAGE_BYTES:
+            yield _message(kind, chunk)
+            chunk, size = [], 0
+        chunk.append(item)
+        size += len(item)
+    if chunk:
+        yield _message(kind, chunk)
+
+
 def _message(kind: bytes, items: Iterable[bytes]) -> bytes:
-    """A serialized ClaimWorkResponse of a kind that holds a list."""
     body = pieces.repeated(_ITEM, items)
     return b"".join((kind, pieces.varint(len(body)), body))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import grpc
 import pytest
@@ -332,6 +333,21 @@ async def test_a_busy_queue_fills_every_stream(root: Client) -> None:
     await root.create_many(32)
     found = await all_of(streams, "claims", 40)
     assert [sum(1 for index, _ in found if index == n) for n in range(10)] == [4] * 10
+
+
+async def test_large_tasks_come_in_several_messages(server: Instance, root: Client) -> None:
+    """A client that says nothing of sizes takes 4 MiB."""
+    payload = json.dumps({"blob": "x" * 600_000})
+    for _ in range(12):
+        await root.create(payload=payload)
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stream = await Client(channel, root.metadata).work(slots=12)
+        claims = await stream.started(12)
+        await stream.resolve(*claims)
+        for _ in claims:
+            assert (await stream.resolved()).task_state == TaskState.TASK_STATE_COMPLETED
+        assert stream.kinds.count("claims") > 1
+        await stream.close()
 
 
 async def test_unary_claims_and_streams_share_a_queue(root: Client) -> None:
