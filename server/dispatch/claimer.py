@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -36,6 +36,16 @@ class Waiter:
     worker_id: str
     wanted: int
     result: asyncio.Future[list[Offered]]
+    #: The queue is to be looked at for it, or is being: what that finds would be lost if it left.
+    looking: bool = True
+    #: It goes as soon as that is over, with whatever was found.
+    leaving: bool = False
+
+    def leave(self) -> None:
+        """Ends the wait, at once or after the look under way."""
+        self.leaving = True
+        if not self.looking and not self.result.done():
+            self.result.set_result([])
 
 
 Offer = Callable[[str, Sequence[tuple[str, str, str]]], Awaitable[list[Offered]]]
@@ -208,9 +218,15 @@ class Claimer:
         served = 0
         places = self._places()
         if places:
-            claims = await self._claim(self.queue_id, [(w.worker_group, w.worker_id) for w in places])
+            waiting = list(self._waiters)
+            claims: list[Offered] = []
+            try:
+                claims = await self._claim(self.queue_id, [(w.worker_group, w.worker_id) for w in places])
+                self._hand_over(places, claims)
+            finally:
+                # With fewer found than wanted there is nothing for the others either.
+                _looked(places if len(claims) == len(places) else waiting)
             served += len(claims)
-            self._hand_over(places, claims)
             self._maybe_more = self._maybe_more or len(claims) == len(places)
         slots = self._slots(min(MAX_BATCH, max(16, 2 * self._last)))
         if slots:
@@ -246,6 +262,7 @@ class Claimer:
         places: list[Waiter] = []
         for waiter in self._waiters:
             if not waiter.result.done():
+                waiter.looking = True
                 places.extend([waiter] * waiter.wanted)
             if len(places) >= MAX_BATCH:
                 break
@@ -299,6 +316,13 @@ class Claimer:
                 self._deliver(session, offer)
         if gone:
             self._give_back(gone)
+
+
+def _looked(waiters: Iterable[Waiter]) -> None:
+    for waiter in waiters:
+        waiter.looking = False
+        if waiter.leaving:
+            waiter.leave()
 
 
 def _give_up(waking: asyncio.Future[bool]) -> None:

@@ -183,15 +183,17 @@ class Dispatcher:
     async def poll(
         self, queue_id: str, worker_group: str, worker_id: str, wanted: int, wait_s: float
     ) -> list[Offered]:
-        """Claims up to `wanted` runs, waiting up to `wait_s` seconds for the first."""
+        """Claims up to `wanted` runs, waiting up to `wait_s` seconds for the first. Looks once at least, and
+        never leaves while a claim is under way: it would find nobody, and that costs a retry."""
         waiter = Waiter(worker_group, worker_id, wanted, asyncio.get_running_loop().create_future())
         claimer = self._claimer(queue_id)
         claimer.wait(waiter)
         self._polls.add(waiter)
         try:
-            return await asyncio.wait_for(asyncio.shield(waiter.result), wait_s)
-        except TimeoutError:
-            return waiter.result.result() if waiter.result.done() else []
+            await asyncio.wait([waiter.result], timeout=wait_s)
+            waiter.leave()
+            await asyncio.wait([waiter.result])
+            return waiter.result.result()
         except asyncio.CancelledError:
             if waiter.result.done() and not waiter.result.cancelled():
                 self._give_back(waiter.result.result())
@@ -258,8 +260,7 @@ class Dispatcher:
     async def drain(self, reason: str, grace_s: float) -> None:
         """Asks every worker to go elsewhere, lets the polls end empty, then closes the streams."""
         for waiter in self._polls:
-            if not waiter.result.done():
-                waiter.result.set_result([])
+            waiter.leave()
         for session in self.sessions.values():
             if not session.draining:
                 session.send_drain(reason)

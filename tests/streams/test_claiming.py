@@ -372,6 +372,20 @@ async def test_unary_claims_and_streams_share_a_queue(root: Client) -> None:
         assert (await root.status(task_id)).state == TaskState.TASK_STATE_COMPLETED
 
 
+@pytest.mark.parametrize("poll_s", [0.0, 0.001])
+async def test_a_poll_that_hardly_waits_finds_what_there_is(cluster: Cluster, poll_s: float) -> None:
+    """It ends while the claim is under way, and that must not be lost."""
+    server = await cluster.start(claim_poll_s=poll_s)
+    root = await cluster.client(server.address)
+    ids = await root.create_many(3, retries=1)
+    request = ClaimTasksRequest(task_queue_id=QUEUE, worker_group="g", worker_id="w1", tasks=2)
+    found = [len((await root("ClaimTasks", request)).tasks) for _ in range(3)]
+    assert found == [2, 1, 0]
+    for task_id in ids:
+        status = await root.status(task_id)
+        assert (status.state, len(status.runs)) == (TaskState.TASK_STATE_RUNNING, 1)
+
+
 async def test_a_message_that_breaks_the_rules_ends_the_stream(root: Client) -> None:
     stream = await root.work()
     await stream.slots(-1)
