@@ -72,6 +72,8 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rechecking: asyncio.Task[Any] | None = None
         self._stopping = False
+        #: Why everybody is asked to go; empty as long as nobody is.
+        self._draining = ""
         #: (when, session, run), in the order of when: all waits of a kind are equally long.
         self._offers_due: deque[tuple[float, Session, Key]] = deque()
         self._renewals_due: deque[tuple[float, Session, Key]] = deque()
@@ -105,6 +107,8 @@ class Dispatcher:
             raise
         if until is not None:
             self._say_quarantined(session)
+        if self._draining:
+            session.send_drain(self._draining)
         self._claimer(queue_id).add(session)
         return session
 
@@ -190,7 +194,7 @@ class Dispatcher:
         claimer.wait(waiter)
         self._polls.add(waiter)
         try:
-            await asyncio.wait([waiter.result], timeout=wait_s)
+            await asyncio.wait([waiter.result], timeout=0 if self._draining else wait_s)
             waiter.leave()
             await asyncio.wait([waiter.result])
             return waiter.result.result()
@@ -205,6 +209,15 @@ class Dispatcher:
                 waiter.result.cancel()
             if claimer.idle and self._claimers.get(queue_id) is claimer:
                 del self._claimers[queue_id]
+
+    async def rest(self, wait_s: float) -> None:
+        """Waits as a poll that finds nothing does, and as it ends early when the server drains."""
+        waiter = Waiter("", "", 0, asyncio.get_running_loop().create_future(), looking=False)
+        self._polls.add(waiter)
+        try:
+            await asyncio.wait([waiter.result], timeout=0 if self._draining else wait_s)
+        finally:
+            self._polls.discard(waiter)
 
     # -- upkeep and end ------------------------------------------------------------------------
 
@@ -259,6 +272,7 @@ class Dispatcher:
 
     async def drain(self, reason: str, grace_s: float) -> None:
         """Asks every worker to go elsewhere, lets the polls end empty, then closes the streams."""
+        self._draining = reason
         for waiter in self._polls:
             waiter.leave()
         for session in self.sessions.values():

@@ -155,7 +155,7 @@ async def claim_tasks(call: Call, request: ClaimTasksRequest) -> ClaimTasksRespo
     wait_s = services.settings.claim_poll_s
     quarantined = await services.seen.saw(request.task_queue_id, request.worker_group, request.worker_id)
     if quarantined is not None:
-        await asyncio.sleep(wait_s)
+        await services.dispatcher.rest(wait_s)
         return ClaimTasksResponse()
     claims = await services.dispatcher.poll(
         request.task_queue_id,

@@ -105,6 +105,20 @@ async def test_a_server_that_drains_ends_streams_that_stay(cluster: Cluster) -> 
     assert (await new.reclaimed()).task_id == task_id
 
 
+async def test_a_quarantined_workers_poll_ends_with_the_server(cluster: Cluster) -> None:
+    server = await cluster.start(shutdown_grace_s=10.0)
+    root = await cluster.client(server.address)
+    stream = await root.work()
+    await stream.round_trip()
+    await quarantine(root, 1000)
+    request = ClaimTasksRequest(task_queue_id=QUEUE, worker_group="g", worker_id="w1")
+    poll = root.stub.ClaimTasks(request, metadata=root.metadata)
+    await stream.round_trip()
+    await stream.close()
+    await asyncio.wait_for(server.drain(), 5)
+    assert not (await poll).tasks
+
+
 async def test_quarantined_from_the_start(root: Client) -> None:
     """Q-107: no work while it lasts, work when it is lifted."""
     before = await root.work()
