@@ -453,15 +453,7 @@ class Dispatcher:
             self._renewals_due.appendleft((self._now() + 1.0, session, key))
             return
         except QueueError as e:
-            held = session.held.get(key)
-            if held is not None and held.resolving:
-                # That has an answer of its own; unless it fails, there is nothing left to renew.
-                held.unrenewed = True
-            elif held is not None and not session.closing:
-                reason = e.details.get("reason", "")
-                known = reason in ("canceled", "deadline-exceeded", "claim-expired")
-                session.revoke(key, reason if known else "resolved-elsewhere")
-                self._freed(session)
+            await self._not_renewed(session, key, e)
             return
         if session.held.get(key) is None or session.closing:
             return
@@ -478,6 +470,26 @@ class Dispatcher:
         )  # fmt: skip
         due = self._now() + settings.claim_timeout_s * settings.stream_reclaim_fraction
         self._renewals_due.append((due, session, key))
+
+    async def _not_renewed(self, session: Session, key: Key, error: QueueError) -> None:
+        """Tells the worker what became of a run that could not be renewed, if anything did. The word of it
+        is on its way, or lost; and one that is renewed through another door is its own as before."""
+        held = session.held.get(key)
+        if held is None or session.closing:
+            return
+        if held.resolving:
+            # That has an answer of its own; unless it fails, there is nothing left to renew.
+            held.unrenewed = True
+        elif error.details.get("reason") == "deadline-exceeded":
+            session.revoke(key, "deadline-exceeded")
+            self._freed(session)
+        else:
+            try:
+                await self._revoke_lost([(session, key, held)])
+            except Unavailable:
+                self._renewals_due.appendleft((self._now() + 1.0, session, key))
+            else:
+                held.detached = True
 
     async def _lease(self, items: Sequence[tuple[str, int, str]]) -> list[None]:
         for indexes in rounds(items, lambda item: item[0]):
@@ -560,21 +572,23 @@ class Dispatcher:
             if held.accepted
         ]
         for start in range(0, len(believed), _RECHECKED_AT_ONCE):
-            part = believed[start : start + _RECHECKED_AT_ONCE]
-            rows = await self.machine.db.fetch(
-                CLAIMS["lost_runs"],
-                (
-                    [key[0] for _, key, _ in part],
-                    [key[1] for _, key, _ in part],
-                    [session.stream_id for session, _, _ in part],
-                ),
-            )
-            for ordinal, state, reason in rows:
-                session, key, held = part[ordinal - 1]
-                # A resolution under way has an answer of its own.
-                if session.held.get(key) is held and not held.resolving:
-                    session.revoke(key, _why(state, reason))
-                    self._freed(session)
+            await self._revoke_lost(believed[start : start + _RECHECKED_AT_ONCE])
+
+    async def _revoke_lost(self, believed: Sequence[tuple[Session, Key, Held]]) -> None:
+        rows = await self.machine.db.fetch(
+            CLAIMS["lost_runs"],
+            (
+                [key[0] for _, key, _ in believed],
+                [key[1] for _, key, _ in believed],
+                [session.stream_id for session, _, _ in believed],
+            ),
+        )
+        for ordinal, state, reason in rows:
+            session, key, held = believed[ordinal - 1]
+            # A resolution under way has an answer of its own.
+            if session.held.get(key) is held and not held.resolving:
+                session.revoke(key, _why(state, reason))
+                self._freed(session)
 
     def _say_quarantined(self, session: Session) -> None:
         until = session.quarantine_until

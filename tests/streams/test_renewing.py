@@ -10,7 +10,7 @@ import pytest
 from server.transitions.claiming import Reclaim, Reclaimed
 from server.transitions.resolving import Resolve
 from tcqueue.v1.claim_pb2 import ReclaimTaskRequest, ReportCompletedRequest, RevocationReason
-from tcqueue.v1.task_pb2 import TaskState
+from tcqueue.v1.task_pb2 import CancelTaskRequest, TaskState
 from tests.streams.harness import Client, Cluster, Failure, key_of
 
 
@@ -128,6 +128,33 @@ async def test_a_unary_renewal_takes_the_run_out_of_the_streams_lease(cluster: C
     worker = root.having(fresh.client_id, fresh.access_token, fresh.certificate)
     response = await worker("ReportCompleted", ReportCompletedRequest(task_id=task_id, run_id=0))
     assert response.status.state == TaskState.TASK_STATE_COMPLETED
+
+
+async def test_a_unary_renewal_that_the_streams_server_did_not_hear_of(cluster: Cluster) -> None:
+    """The stream's own renewal comes to nothing then; the run is the worker's as before."""
+    one = await cluster.start(claim_timeout_s=4.0, stream_reclaim_fraction=0.1)
+    other = await cluster.start(claim_timeout_s=600.0)
+    here, elsewhere = await cluster.client(one.address), await cluster.client(other.address)
+    other.services.hub.publish = lambda channel, payload: None  # type: ignore[method-assign]
+    stream = await here.work(slots=2)
+    await here.create_many(2)
+    first, second = await stream.started(2)
+    await stream.reclaimed()
+    task_id, run_id = key_of(first)
+    await elsewhere("ReclaimTask", ReclaimTaskRequest(task_id=task_id, run_id=run_id))
+    for _ in range(6):
+        while (await stream.reclaimed()).task_id != key_of(second)[0]:
+            pass
+    assert stream.waiting("revoked") == 0
+    # What is canceled unheard is told at the next renewal, with its reason.
+    await elsewhere("CancelTask", CancelTaskRequest(task_id=key_of(second)[0]))
+    revoked = await stream.revoked()
+    assert (revoked.task_id, revoked.reason) == (
+        key_of(second)[0],
+        RevocationReason.REVOCATION_REASON_CANCELED,
+    )
+    await stream.resolve(first)
+    assert (await stream.resolved()).task_state == TaskState.TASK_STATE_COMPLETED
 
 
 async def test_a_run_taken_out_of_the_lease_is_still_told_of_its_end(root: Client) -> None:
