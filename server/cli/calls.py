@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -22,6 +23,8 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 _CALL_S = 60.0
+_FOLLOW_S = 60.0
+_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,28 @@ class Queue:
         except grpc.RpcError as e:
             raise self.connection.error(failure_of(e)) from None
 
-    def stream(self, method: Callable[..., Iterable[A]], request: object) -> Iterator[A]:
-        """A call with a stream of answers."""
-        try:
-            yield from method(request, metadata=self._metadata())
-        except grpc.RpcError as e:
-            raise self.connection.error(failure_of(e)) from None
+    def follow(
+        self, method: Callable[..., Iterable[A]], request: object, *, note: Callable[[A], None] | None = None
+    ) -> Iterator[A]:
+        """A watch. When the server stops or is lost on the way, the watch goes on with the next one, if
+        that comes within a minute; `note` puts into the request where."""
+        lost: float | None = None
+        heard = False
+        while True:
+            try:
+                for answer in method(request, metadata=self._metadata()):
+                    heard, lost = True, None
+                    yield answer
+                    if note is not None:
+                        note(answer)
+                return
+            except grpc.RpcError as e:
+                failure = failure_of(e)
+                lost = time.monotonic() if lost is None else lost
+                passing = failure.status is grpc.StatusCode.UNAVAILABLE and heard
+                if not passing or time.monotonic() - lost > _FOLLOW_S:
+                    raise self.connection.error(failure) from None
+                time.sleep(_AGAIN_S)
 
     def pages(self, method: Callable[..., A], request: Any) -> Iterator[A]:
         """All pages of a list."""

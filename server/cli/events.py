@@ -16,7 +16,7 @@ from server.cli.settings import read_settings, settings_options
 from server.client.json_form import to_json
 from server.config import Settings
 from server.errors import QueueError, Unavailable
-from tcqueue.v1.event_pb2 import Event, WatchEventsRequest
+from tcqueue.v1.event_pb2 import Event, WatchEventsRequest, WatchEventsResponse
 
 
 @click.group(
@@ -67,8 +67,12 @@ def tail(queue: Queue, cursor: str | None, as_json: bool, **wanted: Any) -> None
     if cursor is not None:
         request.cursor = cursor
     last = cursor or ""
+
+    def note(answer: WatchEventsResponse) -> None:
+        request.cursor = answer.cursor
+
     try:
-        for answer in queue.stream(queue.stub.WatchEvents, request):
+        for answer in queue.follow(queue.stub.WatchEvents, request, note=note):
             for event in answer.events:
                 if as_json:
                     print_json_line(to_json(event))

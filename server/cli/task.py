@@ -155,7 +155,7 @@ def watch(queue: Queue, task_id: str, as_json: bool) -> None:
 def _watch(queue: Queue, task_id: str, as_json: bool) -> None:
     shown = ""
     last: TaskStatus | None = None
-    for answer in queue.stream(queue.stub.WatchTask, WatchTaskRequest(task_id=task_id)):
+    for answer in queue.follow(queue.stub.WatchTask, WatchTaskRequest(task_id=task_id)):
         last = answer.status
         if as_json:
             print_json_line(to_json(last))

@@ -115,7 +115,7 @@ def watch_group(queue: Queue, group_id: str, names: Mapping[str, str], *, as_jso
     """Follows a group until it is resolved; whether every task completed."""
     progress = GroupProgress(names)
     live = sys.stdout.isatty() and not as_json
-    answers = queue.stream(queue.stub.WatchTaskGroup, WatchTaskGroupRequest(task_group_id=group_id))
+    answers = queue.follow(queue.stub.WatchTaskGroup, WatchTaskGroupRequest(task_group_id=group_id))
     if live:
         with shown_live(progress):
             _follow(answers, progress, quiet=True, as_json=False)

@@ -17,7 +17,7 @@ import jwt
 import pytest
 from click.testing import CliRunner, Result
 
-from server.cli import cli
+from server.cli import calls, cli
 from server.cli.base import CommandError, parse_duration, print_table, span
 from server.cli.calls import connection_from_env
 from server.cli.clients import changed_scopes
@@ -341,6 +341,55 @@ def test_refusals_end_commands_with_what_to_do(failure: Failure, message: str, h
     assert error.message == message
     assert hint in error.hint
     assert bool(hint) == bool(error.hint)
+
+
+class Lost(grpc.RpcError):
+    """A call that the server left."""
+
+    def __init__(self, status: grpc.StatusCode) -> None:
+        super().__init__()
+        self._status = status
+
+    def code(self) -> grpc.StatusCode:
+        return self._status
+
+    def details(self) -> str:
+        return "gone"
+
+
+def test_a_watch_goes_on_with_the_next_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    unavailable = grpc.StatusCode.UNAVAILABLE
+    attempts: list[list[str | Lost]] = [
+        ["a", "b", Lost(unavailable)],
+        [Lost(unavailable)],
+        ["c", Lost(grpc.StatusCode.NOT_FOUND)],
+    ]
+    asked: list[list[str]] = []
+    seen: list[str] = []
+
+    def method(request: list[str], **_: object) -> Iterator[str]:
+        asked.append(list(request))
+        for answer in attempts.pop(0):
+            if isinstance(answer, Lost):
+                raise answer
+            yield answer
+
+    def note(answer: str) -> None:
+        request[:] = [answer]
+
+    monkeypatch.setattr(calls, "_AGAIN_S", 0.0)
+    queue = calls.Queue(connection_from_env())
+    request = ["start"]
+    with pytest.raises(CommandError, match="gone"):
+        for answer in queue.follow(method, request, note=note):
+            seen.append(answer)
+    assert seen == ["a", "b", "c"]
+    assert asked == [["start"], ["b"], ["b"]]
+    # One that never came about is not tried again.
+    attempts.append([Lost(unavailable)])
+    with pytest.raises(CommandError, match="no queue answers"):
+        list(queue.follow(method, request))
+    queue.close()
 
 
 def test_addresses_and_tls_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
