@@ -184,7 +184,7 @@ async def test_what_is_wrong_with_one_task_of_many(root: Client) -> None:
     tasks[1].task.payload = "[]"
     failure = await refusal(root, "CreateTasks", CreateTasksRequest(tasks=tasks))
     assert failure.reason == "INPUT_VALIDATION_ERROR"
-    assert failure.message == "tasks[1]: task.payload must be the text of a JSON object"
+    assert failure.message == "tasks[1]: task.payload must be a JSON object"
     assert failure.fields == ["tasks[1].task.payload"]
     tasks[1].task.payload = "{}"
     tasks[2].task.dependencies.append(slugid.nice())
