@@ -19,18 +19,17 @@ SELECT task_id FROM tasks WHERE task_id = ANY ($1::text[]) ORDER BY task_id FOR 
 -- Returns one row for each run it resolved: task, reason created, worker, taken until, scheduled,
 -- started, resolved, stream that held it.
 UPDATE runs r
-SET (state, reason_resolved) = (
-        SELECT ($3::text[])[x.n], ($4::text[])[x.n]
+SET (state, reason_resolved, first_resolution) = (
+        SELECT ($3::text[])[x.n], ($4::text[])[x.n],
+               CASE WHEN ($4::text[])[x.n] IN ('worker-shutdown', 'intermittent-task', 'claim-expired')
+                         AND (SELECT t.retries_left > 0 FROM tasks t WHERE t.task_id = r.task_id) THEN false
+                    WHEN r.run_id = 0 THEN true
+                    ELSE NOT EXISTS (
+                        SELECT FROM runs e
+                        WHERE e.task_id = r.task_id AND e.run_id < r.run_id AND e.first_resolution)
+               END
         FROM (SELECT array_position($1::text[], r.task_id) AS n OFFSET 0) x
     ),
-    first_resolution = CASE
-        WHEN ($4::text[])[array_position($1::text[], r.task_id)]
-             IN ('worker-shutdown', 'intermittent-task', 'claim-expired')
-             AND (SELECT t.retries_left > 0 FROM tasks t WHERE t.task_id = r.task_id) THEN false
-        WHEN r.run_id = 0 THEN true
-        ELSE NOT EXISTS (
-            SELECT FROM runs e WHERE e.task_id = r.task_id AND e.run_id < r.run_id AND e.first_resolution)
-    END,
     resolved = date_trunc('milliseconds', now()), lease_until = NULL
 WHERE r.task_id = ANY ($1::text[]) AND r.state || '' = 'running'
   AND (
