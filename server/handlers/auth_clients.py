@@ -9,7 +9,6 @@ from server.call import Call
 from server.definitions import moment
 from server.domain import paging
 from server.errors import InputError, InputValidationError, ResourceNotFound
-from server.handlers import inputs
 from server.handlers.pages import gently
 from server.identity import clients
 from server.views import stamp
@@ -43,9 +42,7 @@ async def list_clients(call: Call, request: ListClientsRequest) -> ListClientsRe
     """A page of clients in the order of their ids."""
     after = page_after(request.continuation_token)
     most = paging.size(request.limit)
-    found = await call.services.clients.page(
-        prefix=inputs.text(request.prefix, "prefix"), after=after, limit=most + 1
-    )
+    found = await call.services.clients.page(prefix=request.prefix, after=after, limit=most + 1)
     page, more = paging.cut(found, most)
     expand = await call.services.authenticator.expander()
     response = ListClientsResponse(

@@ -217,7 +217,9 @@ async def _settled(dsn: str, received: Received) -> dict[str, tuple[str, str, An
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 ((left, tasks),) = await _rows(
-                    connection, "select count(*) filter (where not resolved), count(*) from tasks"
+                    connection,
+                    "select count(*) filter (where state in ('pending', 'running')), count(distinct task_id)"
+                    " from runs",
                 )
                 if not left and tasks == TASKS:
                     break
