@@ -198,7 +198,7 @@ async def start(settings: Settings) -> Process:
         heartbeat = Heartbeat(machine, dispatcher, clock)
         # Last of all: until its streams' runs have their lease, others must be able to bury this process.
         stack.push_async_callback(_quietly, heartbeat.leave)
-        stack.push_async_callback(_finish, [creations, changes, artifacts, dispatcher.reclaims])
+        stack.push_async_callback(_finish, [creations, changes, artifacts, dispatcher.holdings.reclaims])
         stack.push_async_callback(dispatcher.stop)
         await heartbeat.beat()
         services = Services(

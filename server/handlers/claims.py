@@ -210,7 +210,7 @@ async def claim_task(call: Call, request: ClaimTaskRequest) -> ClaimTaskResponse
 async def reclaim_task(call: Call, request: ReclaimTaskRequest) -> ReclaimTaskResponse:
     """Renews a claim for a unary caller."""
     services = call.services
-    renewed = await services.dispatcher.reclaims.submit(Reclaim(request.task_id, request.run_id))
+    renewed = await services.dispatcher.holdings.reclaims.submit(Reclaim(request.task_id, request.run_id))
     await services.seen.saw(renewed.task_queue_id, renewed.worker_group, renewed.worker_id)
     facts = await services.machine.read(request.task_id)
     return ReclaimTaskResponse(

@@ -46,7 +46,7 @@ class Heartbeat:
             self._buried = True
         self._known = True
         if self._buried:
-            await self._dispatcher.readopt()
+            await self._dispatcher.holdings.readopt()
             self._buried = False
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -85,7 +85,7 @@ async def test_what_is_being_resolved_is_not_revoked_by_its_renewal(cluster: Clu
     (session,) = dispatcher.sessions.values()
     session.held[task_id, 0].resolving = True
     await dispatcher.changes.submit(Resolve(task_id, 0, "completed", "completed", session.stream_id))
-    renewals = dispatcher.reclaims
+    renewals = dispatcher.holdings.reclaims
     asked = asyncio.Event()
 
     async def submit(item: Reclaim) -> Reclaimed:
