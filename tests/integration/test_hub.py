@@ -213,6 +213,8 @@ async def test_learning_of_peers_otherwise_tells_them_of_the_gap_too(
     two = hubs("two")
     ear = Ear(two)
     await two.start()
+    while two._marks or two._sender is not None:  # its hello must not reach the other one
+        await asyncio.sleep(0.01)
     one = hubs("one")
     one.has_peers = False
     await one.start()
