@@ -200,6 +200,8 @@ def test_settings_that_nothing_could_work_with() -> None:
         ("TCQUEUE_CLAIM_TIMEOUT_S", "0"),
         ("TCQUEUE_CLAIM_TIMEOUT_S", str(32 * 86400)),
         ("TCQUEUE_STREAM_RECLAIM_FRACTION", "1"),
+        ("TCQUEUE_STREAM_PING_INTERVAL_S", "-1"),
+        ("TCQUEUE_QUEUE_METRICS_INTERVAL_S", "0"),
         ("TCQUEUE_HOT_POOL_SIZE", "many"),
         ("TCQUEUE_LOOPS", "perhaps"),
         ("TCQUEUE_NO_SUCH_THING", "1"),
