@@ -88,6 +88,7 @@ class Resolutions:
         self._offers = offers
         self._ids = [item.task_id for item in items]
         self._runs = [item.run_id for item in items]
+        self._may_retry = not RETRIED_REASONS.isdisjoint([item.reason for item in items])
         #: The offers that still stood; known once there are outcomes.
         self.accepted: set[str] = set()
 
@@ -98,7 +99,7 @@ class Resolutions:
         states = [item.state for item in self._items]
         reasons = [item.reason for item in self._items]
         statements = self._resolving()
-        if RETRIED_REASONS.intersection(reasons):
+        if self._may_retry:
             statements.append((TRANSITIONS["retry_runs"], (self._ids, reasons)))
         if held := [item.task_id for item in self._items if item.task_id not in self._offers]:
             statements.append((TRANSITIONS["read_tasks"], (held,)))
@@ -141,7 +142,7 @@ class Resolutions:
                 offer.facts.priority = rank
                 self.accepted.add(task_id)
         retried: dict[str, int] = {}
-        if RETRIED_REASONS.intersection([item.reason for item in self._items]):
+        if self._may_retry:
             retried.update(next(rest))
         if held:
             tasks.update(collect(next(rest), ()))

@@ -173,13 +173,18 @@ def test_every_hot_statement_is_guarded() -> None:
     assert names == {*_cases(), *cold}
 
 
-def test_expired_claims_walk_their_index(connection: psycopg.Connection) -> None:
-    """The loop that runs every few seconds reads what has expired and not what runs."""
-    guard = Guard(connection, hot=False)
+def _fill(connection: psycopg.Connection) -> None:
+    """Full tables whose statistics still say that they are empty."""
     for table in TABLES:
         connection.execute(f"ANALYZE {table}".encode())
     for fill in _FILL:
         connection.execute(fill.encode())
+
+
+def test_expired_claims_walk_their_index(connection: psycopg.Connection) -> None:
+    """The loop that runs every few seconds reads what has expired and not what runs."""
+    guard = Guard(connection, hot=False)
+    _fill(connection)
     connection.execute("UPDATE runs SET taken_until = now() - interval '1 second' WHERE task_id < 'task101'")
     assert touched(guard.run(CLAIMS["expired_claims"], 10), "runs") <= 40
 
@@ -187,10 +192,7 @@ def test_expired_claims_walk_their_index(connection: psycopg.Connection) -> None
 def test_overdue_tasks_walk_their_indexes(connection: psycopg.Connection) -> None:
     """The deadline loop reads what is overdue and open, not what ended or has time left."""
     guard = Guard(connection, hot=False)
-    for table in TABLES:
-        connection.execute(f"ANALYZE {table}".encode())
-    for fill in _FILL:
-        connection.execute(fill.encode())
+    _fill(connection)
     connection.execute("UPDATE runs SET deadline = now() WHERE task_id < 'task15'")
     connection.execute("UPDATE runs SET state = 'completed' WHERE task_id < 'task14'")
     connection.execute("UPDATE tasks SET last_run = -1 WHERE task_id > 'task29'")

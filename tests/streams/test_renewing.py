@@ -51,11 +51,12 @@ async def test_a_claim_outlives_its_timeout_many_times(cluster: Cluster) -> None
 
 
 async def test_a_claim_accepted_late_is_renewed_before_its_end(cluster: Cluster) -> None:
-    server = await cluster.start(claim_timeout_s=2.0, stream_reclaim_fraction=0.8)
+    server = await cluster.start(claim_timeout_s=4.0, stream_reclaim_fraction=0.8)
     root = await cluster.client(server.address)
     stream = await root.work()
     await root.create(retries=1)
     claim = await stream.claim()
+    # Late is from 0.4 s on; the offer stands for 2 s. A renewal counted from the accept would come too late.
     await asyncio.sleep(0.8)
     await stream.accept(claim)
     await stream.reclaimed()
